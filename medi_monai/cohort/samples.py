@@ -189,7 +189,7 @@ def check_arms(arms: Mapping[str, SampledImages], cohort: Cohort, columns: Seque
             text = (
                 f"{len(absent):,} of {plural(len(held_out), 'combination')} that the cohort holds out have no image in "
                 f"{' and '.join(map(repr, names))}: {listed(' · '.join(key) for key in absent)}. Generated images say "
-                "nothing of these."
+                "nothing about these."
             )
             figures = {"arms": names, "absent": len(absent), "of": len(held_out)}
             findings.append(Finding("warning", text, figures, "held_out_not_sampled"))

@@ -45,6 +45,6 @@ def compression_findings(encoder: Encoder) -> list[Finding]:
         return []
     text = (
         f"All images, real and generated, were compressed as JPEG of quality {encoder.quality} before they were "
-        "embedded; real images that come from lossy files are thereby compressed twice."
+        "embedded, so real images that come from lossy files are compressed twice."
     )
     return [Finding("note", text, {"quality": encoder.quality}, "compressed")]

@@ -47,7 +47,7 @@ ANSWERS: Mapping[Answer, str] = {
     "no effect": "Alignment had no significant effect.",
     "fooled the guide": "The target is missed: the tuning exploited weaknesses of the guide classifier.",
     "quality lost": "The target is met, but image quality is lost.",
-    "quality not shown": "The target is met, but it is not shown that image quality is kept.",
+    "quality not shown": "The target is met, but image quality has not been shown to be preserved.",
     "undecided": "The result is undecided.",
 }
 
@@ -154,7 +154,7 @@ def _add_shares(page: Page, metrics: AlignmentMetrics) -> None:
     page.section(
         "Predicted shares and distance to the target",
         "Corrected shares take the judge's error rates on held-out real images into account, assuming that they also "
-        "apply to generated images. In brackets: 95% confidence intervals.",
+        "apply to generated images. In parentheses: 95% confidence intervals.",
     )
     for attribute, target in metrics.target.parts.items():
         rows: dict[str, dict[str, Any]] = {"Target": {value: _target_text(share) for value, share in target.items()}}
@@ -206,8 +206,8 @@ def _add_curves(page: Page, curve: TuningCurve | None) -> None:
         "minimizes the guide's distance, the validation classifier selects the weights (dashed line), and the judge is "
         "independent of both. If only the guide's distance falls, the tuning exploits weaknesses of the guide."
         + (
-            " Right: mean of the distances of single prompts, which selects the weights here. It does not reach zero, "
-            "because each prompt has few images."
+            " Right: mean of the distances of single prompts, by which weights are selected here. It does not reach "
+            "zero, because each prompt has few images."
             if has_prompts(curve)
             else ""
         ),
@@ -269,7 +269,7 @@ def _pair_gallery(group: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], mp
 def _add_fidelity(page: Page, metrics: AlignmentMetrics) -> None:
     page.section(
         "Fidelity and diversity",
-        "All images are compared with real images in the proportions of the target; images predicted to be in a "
+        "All images are compared with real images in the proportions of the target, and images predicted to be in a "
         "subgroup with real images of that subgroup. Real images are split in halves by patient, and every arm is "
         "compared with the same half using the same number of images. The first row compares real images of different "
         "patients. Ratio: Fréchet distance relative to before alignment.",
@@ -318,8 +318,8 @@ def _add_prompt_adherence(page: Page, metrics: AlignmentMetrics) -> None:
         return
     page.section(
         "Prompt adherence",
-        "Images from prompts that name the attribute: share in which the judge predicts the requested value, not "
-        "corrected for misclassification. Ratio to before alignment, for pairs from the same noise.",
+        "Among images from prompts that name the attribute: the share for which the judge predicts the requested "
+        "value, not corrected for misclassification. The ratio is to before alignment, for pairs from the same noise.",
     )
     for attribute, by_arm in metrics.named_prompts.items():
         rows = {
@@ -348,8 +348,8 @@ def _add_prompts(page: Page, metrics: AlignmentMetrics) -> None:
     }
     page.table(
         share_table(means, "images"),
-        f"Mean distance to the target over prompts with at least {by_prompt.least_images} images; expected by "
-        "chance: mean distance of equally many draws from the target",
+        f"Mean distance to the target over prompts with at least {by_prompt.least_images} images. Expected by "
+        "chance: mean distance of the same number of draws from the target",
     )
     prompts = sorted(by_prompt.prompts, key=lambda prompt: -max(shares.n for shares in prompt.arms.values()))
     page.table(
@@ -382,6 +382,6 @@ def _add_classifiers(page: Page, metrics: AlignmentMetrics) -> None:
             for name, by_attribute in held_out.items()
             for attribute in metrics.target.attributes
         },
-        "On real images of patients not used for training. The tuning follows the guide; the validation classifier "
-        "selects the weights; the judge measures the results and has different weights from both.",
+        "On real images of patients that were not used for training. The tuning follows the guide, the validation "
+        "classifier selects the weights, and the judge, whose weights differ from both, measures the results.",
     )

@@ -18,11 +18,11 @@ WORDS = {
     "resampled": "Resampled: images of the original model, selected so that the guide predicts the target shares. "
     "Several images are generated for each one kept. They come from different noise, so there are no pairs.",
     "prompted": "Prompts that name it: images of the original model from the same noise. Each prompt is replaced by "
-    "one that names a subgroup, with the shares of the target. This is the simplest method if the attribute may be "
-    "named.",
-    "debiased": "Debiased text embeddings: images of the original model from the same noise, without training. What "
-    "reveals the attribute is projected out of the embedding of each prompt and replaced by the mean of a subgroup, "
-    "with the shares of the target.",
+    "one that names a subgroup, with the shares of the target. If the attribute may be named, this is the simplest "
+    "method.",
+    "debiased": "Debiased text embeddings: images of the original model from the same noise, without training. The "
+    "directions that reveal the attribute are projected out of the embedding of each prompt, and the mean of a "
+    "subgroup is put in their place, with the shares of the target.",
 }
 BUDGET = "Retraining uses as many forward and backward passes as the tuning was allowed."
 #: relative difference in forward and backward passes below which two arms count as having equal compute
@@ -73,7 +73,7 @@ def lower_distances(metrics: AlignmentMetrics) -> str:
                 lower.append(f"{name} {number(own, 2)} ({number(tuned, 2)})")
         if lower:
             sentences.append(
-                f"{arm_title(arm)} has a lower Fréchet distance than the tuned model, as a ratio to before alignment "
+                f"{arm_title(arm)} has a lower Fréchet distance than the tuned model, relative to before alignment "
                 f"(tuned model in parentheses): {', '.join(lower)}."
             )
     return "\n".join(sentences)

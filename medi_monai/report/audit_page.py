@@ -169,9 +169,9 @@ def _add_association(page: Page, audit: dict) -> None:
     label = audit["label"]
     page.section(
         f"Association of attributes with {label}",
-        "Counts are of patients, each once per class and value. Cramér's V is 0 for no association and 1 if one column "
-        "determines the other; it is corrected for bias from few patients and many values. Balanced accuracy: guessing "
-        "the class without an image, as the most common class among the other patients with the same value.",
+        "Patients are counted once per class and value. Cramér's V is 0 for no association and 1 if one column "
+        "determines the other; it is corrected for bias from few patients and many values. Balanced accuracy is that "
+        "of guessing, without an image, the most common class among the other patients with the same value.",
     )
     rows = []
     for name, section in audit["attributes"].items():

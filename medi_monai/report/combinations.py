@@ -63,7 +63,7 @@ def add_combinations(page: Page, metrics: ArmsMetrics, combinations: pd.DataFram
     else:
         page.figure(
             distance_distribution(usable, arms, LABEL),
-            f"Share of the {len(usable):,} combinations with at most this distance; lines further left are better. The "
+            f"Share of the {len(usable):,} combinations with at most this distance; lines farther left are better. The "
             "gray line is the distance between real images of different patients.",
         )
     if not _add_heat_maps(page, metrics, combinations):
@@ -94,7 +94,7 @@ def _add_heat_maps(page: Page, metrics: ArmsMetrics, combinations: pd.DataFrame)
     seen = combinations.groupby(["value 0", "value 1"])["seen"].any()
     others = metrics.attributes[1:]
     page.text(
-        f"Rows are {label}, columns are {attribute}; darker cells are further from real images. Red frames mark "
+        f"Rows are {label}, columns are {attribute}; darker cells are farther from real images. Red frames mark "
         "combinations not in training. White cells have too few images."
         + (f" Each cell is the mean over {listed(others)}." if others else "")
     )

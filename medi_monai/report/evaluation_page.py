@@ -128,7 +128,7 @@ def untrained_text(metrics: ArmsMetrics) -> str:
     shares = listed(f"{share} of {arm_title(arm)} images" for arm, share in precisions.items())
     generator = "The generator is not trained" if len(arms) == len(metrics.arms) else "A generator is not trained"
     return (
-        f"{generator}: only {shares} are among real images (precision; real images of other patients: "
+        f"{generator}: only {shares} lie among real images (precision; real images of other patients: "
         f"{percent_text(floor, False)}). Train it for longer before comparing arms."
     )
 
@@ -176,10 +176,10 @@ def _cautions(metrics: ArmsMetrics, combinations: pd.DataFrame) -> list[Finding]
         )
     for kind, chosen in (("", usable), (" not in training", usable[~usable["seen"]])):
         if chosen.empty:
-            texts.append(f"No combination{kind} has enough images; such figures are not reported.")
+            texts.append(f"No combination{kind} has enough images, so these figures are not reported.")
         elif len(chosen) < FEW_COMBINATIONS:
             counted = plural(len(chosen), f"combination{kind} was", f"combinations{kind} were")
-            texts.append(f"Only {counted} compared: intervals are rough.")
+            texts.append(f"Only {counted} compared, so intervals are rough.")
     if len(usable) and usable["n"].median() < FEW_IMAGES:
         texts.append(
             f"Few images could be matched: median {usable['n'].median():.0f} per combination, minimum "
@@ -202,8 +202,8 @@ def _notes(metrics: ArmsMetrics, combinations: pd.DataFrame, usable: pd.DataFram
     alone = int(usable["one patient"].sum())
     if alone:
         texts.append(
-            f"In {alone:,} of {len(usable):,} combinations all real images come from one patient. Their halves share "
-            "the patient, so the distance between real images is underestimated."
+            f"In {alone:,} of {len(usable):,} combinations, all real images come from one patient. Both halves contain "
+            "this patient, so the distance between real images is underestimated."
         )
     below = []
     for arm, of_arm in metrics.arms.items():
@@ -212,8 +212,8 @@ def _notes(metrics: ArmsMetrics, combinations: pd.DataFrame, usable: pd.DataFram
             below.append(arm_title(arm))
     if below:
         texts.append(
-            f"Closer to real images than real images of other patients are: {listed(below)}. The model may have "
-            "learned from the patients it is compared with, or may copy them: see Memorization."
+            f"Closer to real images than those of other patients: {listed(below)}. The model may have learned from "
+            "the patients it is compared with, or may copy them: see Memorization."
         )
     return texts
 
@@ -225,8 +225,8 @@ def add_distances(page: Page, metrics: ArmsMetrics) -> None:
         "Real images are split in halves by patient. Every arm, and the other half of the real images, is compared "
         "with the same half using the same number of images, because distances decrease with the number of images. The "
         "distance between real images of different patients is the best that a model can be expected to reach. Means "
-        "weight all combinations equally. In brackets: 95% confidence intervals; where a half has fewer than "
-        f"{FEWEST_PATIENTS} patients, those of means are over combinations, and single combinations have none.",
+        "weight all combinations equally. In parentheses: 95% confidence intervals. Where a half has fewer than "
+        f"{FEWEST_PATIENTS} patients, intervals of means are over combinations, and single combinations have none.",
     )
     floor = metrics.real.floor
     rows: dict[str, dict[str, Any]] = {FLOOR: _floor_distances(metrics)}
@@ -296,8 +296,8 @@ def _add_label_fidelity(page: Page, metrics: ArmsMetrics) -> None:
     ]
     page.section(
         "Label fidelity",
-        "Share of generated images in which a classifier trained on real images predicts the requested value. The "
-        "first row is its accuracy on real images of patients not used to train it."
+        "Share of generated images for which a classifier trained on real images predicts the requested value. The "
+        "first row is its accuracy on real images of patients that it was not trained on."
         + (f" Chance: {listed(chances)}." if chances else ""),
     )
     page.table(share_table(rows, "images"))
@@ -315,9 +315,9 @@ def _add_labels(page: Page, metrics: ArmsMetrics) -> None:
         if of_arm.frechet_distance.all_images
     ]
     page.text(
-        "Pooled: all combinations of a class together, as in published results; in brackets, the range over halves of "
-        "the patients. Mean: over the combinations of the class, which also penalizes images of the wrong combination; "
-        "in brackets, the 95% confidence interval."
+        "Pooled: all combinations of a class together, as in published results; in parentheses, the range over halves "
+        "of the patients. Mean: over the combinations of the class, which also penalizes images of the wrong "
+        "combination; in parentheses, the 95% confidence interval."
         + (f" All generated images versus all real images, not matched: {listed(together)}." if together else "")
     )
 

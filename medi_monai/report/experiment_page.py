@@ -93,7 +93,7 @@ def _add_answer(page: Page, content: _Content) -> None:
     probe, many = results.probe, len(results.trainings) > 1
     page.figure(
         accuracy_plot(probe, content.titles, chance_marks(probe)["balanced_accuracy"]),
-        f"Accuracy of a classifier of {probe.label} on {probe.test.what}, by what it was trained on."
+        f"Accuracy of a classifier of {probe.label} on {probe.test.what}, by training data."
         f"{' Small dots: single trainings.' if many else ''}",
     )
     page.answer(answer_sentences(results), results.verdict[0].level, SENTENCES)
@@ -141,7 +141,7 @@ def _shortcut_card(content: _Content) -> Card:
     probe = content.results.probe
     center, accuracy = probe.center, probe.shortcut.center_probe_accuracy
     text = (
-        f"From the features of an image, its {center} can be predicted with a balanced accuracy of "
+        f"The {center} of an image can be predicted from its features with a balanced accuracy of "
         f"{number(accuracy.value, 2)} (chance {number(accuracy.chance, 2)}): a possible shortcut."
     )
     drops = {arm: curve.average_performance_drop for arm, curve in probe.shortcut.correlation.arms.items()}
@@ -204,7 +204,7 @@ def _add_findings(page: Page, content: _Content) -> None:
     # the first finding is the answer
     add_findings(page, [*content.results.verdict[1:], *found[:MOST_FINDINGS]])
     if len(found) > MOST_FINDINGS:
-        page.text(f"{MOST_FINDINGS} of {len(found)} findings of the audit are shown.")
+        page.text(f"{MOST_FINDINGS} of {len(found)} audit findings are shown.")
 
 
 def _add_links(page: Page, content: _Content) -> None:
@@ -230,7 +230,7 @@ def _add_accuracy(page: Page, content: _Content) -> None:
         "Classifier accuracy",
         f"Linear classifiers of {probe.label} on frozen features, tested on {probe.test.what}. The worst "
         f"group is the combination of {listed([probe.label, *probe.attributes])} with the lowest accuracy. In "
-        "brackets: 95% confidence intervals.",
+        "parentheses: 95% confidence intervals.",
     )
     page.figure(forest_plot(main_figures(probe), ACCURACIES, titles, chance_marks(probe)), "Dotted line: chance.")
     rows = {
@@ -247,7 +247,11 @@ def _add_trainings(page: Page, content: _Content) -> None:
     trainings = content.results.trainings
     if len(trainings) == 1:
         return
-    page.section("Trainings", "Figures of each training; those above are of all, Fréchet distances of the first one.")
+    page.section(
+        "Trainings",
+        "Results of each training. Those above are over all trainings, except for Fréchet distances, which are of the "
+        "first one.",
+    )
     rows = {}
     for training in trainings:
         row: dict[str, str] = {}
@@ -257,7 +261,7 @@ def _add_trainings(page: Page, content: _Content) -> None:
                 f"balanced accuracy, Real + {title}": number(figures.balanced_accuracy, 3),
                 f"Fréchet distance, {title}": number(figures.frechet_distance, 2),
                 f"unseen, {title}": number(figures.frechet_distance_unseen, 2),
-                f"class as requested, {title}": number(figures.label_fidelity, 2),
+                f"class predicted as requested, {title}": number(figures.label_fidelity, 2),
             }
         rows[f"seed {training.seed}"] = row
     page.table(share_table(rows, "training"))

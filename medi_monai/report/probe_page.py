@@ -140,8 +140,8 @@ def _add_arms(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> N
         f"({plural(training.n, 'image')} of {plural(training.patients, 'patient')}). They differ only in the images "
         "added to the real ones or used in their place, in how images are weighted, or in how features are aligned "
         f"and probes are fitted. C is chosen on validation images ({training.validation:,}) of combinations in "
-        f"training. In parentheses: 95% intervals over {sources_text(results)}; of AUROC and calibration error "
-        "without other test images.",
+        f"training. In parentheses: 95% intervals over {sources_text(results)}; those of AUROC and calibration error "
+        "do not cover other test images.",
     )
     rows = {}
     for arm, of_arm in results.arms.items():
@@ -154,7 +154,7 @@ def _add_arms(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> N
     page.figure(
         forest_plot(main_figures(results), {name: FIGURES[name] for name in MAIN}, titles, chance_marks(results)),
         "Means over draws with 95% intervals; right is better. Dotted line: chance. All arms share the test patients, "
-        "so intervals may overlap although a difference is significant: see the differences below.",
+        "so intervals may overlap even where a difference is significant: see the differences below.",
     )
     page.text(
         "Balanced accuracy: mean of the class accuracies. Worst group: the combination of "
@@ -187,8 +187,8 @@ def _add_differences(page: Page, results: ProbeResults) -> None:
         f"Differences between {name_of_focus} and other arms",
         f"{name_of_focus} − each other arm, on the same draws and test images; above 0, {name_of_focus} is better "
         f"(for calibration error, below 0). 95% intervals and p values are over {sources_text(results)}; p values are "
-        "corrected for the number of arms (Holm). Intervals of AUROC and calibration error leave out other test "
-        "images, so there are no p values.",
+        "corrected for the number of arms (Holm). Intervals of AUROC and calibration error do not cover other test "
+        "images, so these have no p values.",
     )
     pairs = {arm: _pair(focus, arm) for arm in compared}
     page.figure(
@@ -227,7 +227,9 @@ def _difference(row: Comparison, test_units: str) -> dict[str, str]:
         "p": p_text(row.p_value),
         "p, corrected (Holm)": p_text(row.p_holm),
         # units of the worst group are the patients within it
-        "uncertain mostly by": main_source(row, "patient" if row.figure == "worst_group_accuracy" else test_units),
+        "main source of uncertainty": main_source(
+            row, "patient" if row.figure == "worst_group_accuracy" else test_units
+        ),
     }
 
 
@@ -272,8 +274,8 @@ def _add_groups(page: Page, results: ProbeResults, titles: Mapping[str, str]) ->
     _add_accuracy_by(
         page,
         center,
-        f"Balanced accuracy within each {center}; where there is a single class, the accuracy of that class. Without "
-        "intervals, as groups may be small.",
+        f"Balanced accuracy within each {center}; where there is a single class, the accuracy of that class. No "
+        "intervals are given, because groups may be small.",
         {titles[arm]: of_arm.per_center for arm, of_arm in results.arms.items()},
     )
     by_class = {titles[arm]: of_arm.per_class for arm, of_arm in results.arms.items()}
@@ -302,9 +304,9 @@ def _add_demographics(page: Page, results: ProbeResults, titles: Mapping[str, st
         return
     page.section(
         "Gaps between demographic groups",
-        "Equal opportunity: largest gap in recall between two groups. Equalized odds: the larger of that gap and of "
+        "Equal opportunity: largest gap in recall between two groups. Equalized odds: the larger of that gap and "
         "the gap in false positive rate. 0 is no gap; smaller is better. For each class, groups with fewer than "
-        f"{results.min_count} images are excluded. Intervals are over draws of training patients alone; "
+        f"{results.min_count} images are excluded. Intervals cover only the draws of training patients; "
         "with so few test groups, some gap arises by chance.",
     )
     for column in results.demographics:

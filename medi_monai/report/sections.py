@@ -124,11 +124,12 @@ def add_memorization(
     limits = [memory.limit for memory in memorization.values() if memory]
     splits = f" ({' and '.join(search.splits)})" if search and search.splits else ""
     if limits and all(memory.copies.value is None for memory in memorization.values() if memory):
-        page.text("Copies of training images were not searched here: the search does not depend on the encoder.")
+        page.text("Copies of training images were not searched for here: the search does not depend on the encoder.")
     page.text(
-        f"A copy is an image whose structure correlates by more than {number(max(limits, default=COPY_LIMIT), 3)} with "
-        "that of a training image, also if it is rotated, mirrored, shifted by up to 3 of 32 pixels, or stained "
-        f"differently. The limit is 0.9, or the 99th percentile of held-out real images{splits} if that is higher. "
+        f"An image counts as a copy if the correlation of its structure with that of a training image exceeds "
+        f"{number(max(limits, default=COPY_LIMIT), 3)}, even if it is rotated, mirrored, shifted by up to 3 of 32 "
+        f"pixels, or stained differently. The limit is 0.9, or the 99th percentile of held-out real images{splits} if "
+        "that is higher. "
         "Held-out real images show how often such matches occur by chance: a model that does not memorize has a "
         "similar share of copies, is nearer to a training image than to a validation image in about 50% of cases, and "
         "has a distance ratio that is not below 1."
@@ -146,7 +147,7 @@ def add_memorization(
     page.table(share_table(rows, "images"))
     if search:
         found = {PLANTED.get(kind, kind): {"found": percent_text(share)} for kind, share in search.recall.items()}
-        page.text("Of copies of training images that were planted on purpose, the search finds:")
+        page.text("To test the search, copies of training images were planted. It finds:")
         page.table(share_table(found, "planted copies"))
     shown = [name for name in [*order, *(name for name in closest if name not in order)] if closest.get(name)]
     if shown:
@@ -267,9 +268,9 @@ def add_correlation(page: Page, results: ShortcutFigures, titles: Mapping[str, s
         return
     page.figure(
         correlation_curves(correlation, titles),
-        f"Training images from {correlation.num_squares:,} sets of two classes and two values of {center}, always "
-        f"the same number: at 0, {center} and class are independent, at 1, {center} determines the class; the test is "
-        f"balanced. Where a line falls, the classifier relies on {center}. Vertical lines: 95% of the draws (points "
+        f"Training images come from {correlation.num_squares:,} sets of two classes and two values of {center}, always "
+        f"in the same number. At 0, {center} and class are independent; at 1, {center} determines the class. The test "
+        f"is balanced. Where a line falls, the classifier relies on {center}. Vertical lines: 95% of the draws (points "
         "are offset for legibility).",
     )
     if correlation.left_out:
@@ -288,13 +289,13 @@ def add_correlation(page: Page, results: ShortcutFigures, titles: Mapping[str, s
         }
         for arm, of_arm in correlation.arms.items()
     }
-    page.table(share_table(rows, "training data"), "Accuracy lost, by the definitions of PathoROB and croma")
+    page.table(share_table(rows, "training data"), "Accuracy lost, as defined by PathoROB and croma")
     page.text(
         "Average performance drop (PathoROB): share of the accuracy that is lost on average when "
         f"{center} and class are correlated in training; 0 is none, −0.2 one fifth."
     )
     page.text(
-        "nIPD (croma): the same, as a share of the accuracy above chance and averaged evenly over all correlations; "
+        "nIPD (croma): the same loss as a share of the accuracy above chance, averaged evenly over all correlations; "
         "0 is none, −0.5 a steady fall to chance."
     )
     page.text(
@@ -310,8 +311,8 @@ def _add_known_patients(page: Page, correlation: CorrelationSweep) -> None:
     if num_test:
         level = "warning" if 2 * of_training > num_test else "note"
         page.notice(
-            f"{of_training:,} of {num_test:,} test images here ({of_training / num_test:.0%}) are of patients in the "
-            "training data of the generative model: arms with generated images may look better here than on new "
+            f"{of_training:,} of {num_test:,} test images here ({of_training / num_test:.0%}) are from patients in the "
+            "training data of the generative model, so arms with generated images may look better here than on new "
             "patients.",
             level if of_training else "ok",
         )
@@ -332,7 +333,7 @@ def add_shortcut(page: Page, results: ShortcutFigures) -> None:
     page.section(
         f"Information about {label} and {center} in the features",
         f"Balanced accuracy of linear probes for {label} and {center} on real images of other patients. "
-        f"A classifier can use {center} as a shortcut where it can be predicted well.",
+        f"If {center} can be predicted well, a classifier can use it as a shortcut.",
     )
     page.table(share_table(rows, "predicted column"))
     index, score = shortcut.robustness_index, shortcut.clustering_score
@@ -344,6 +345,6 @@ def add_shortcut(page: Page, results: ShortcutFigures) -> None:
     )
     page.text(
         f"Clustering score (PathoROB): {number(score.value, 3)} over {score.num_pairs:,} pairs (n = {score.n:,}). "
-        "When images are sorted into groups by similarity alone: at 1, the groups are the classes; at −1, the values "
-        f"of {center}; at 0, neither."
+        "Images are sorted into groups by similarity alone: at 1, the groups are the classes; at −1, they are the "
+        f"values of {center}; at 0, neither."
     )

@@ -91,7 +91,7 @@ def test_lower_distances_of_alternatives_are_said():
     arms = given["fidelity"]["male"]["arms"]
     arms["resampled"] = {**arms["resampled"], "ratio": figure(0.72)}
     sentence = (
-        "Resampled has a lower Fréchet distance than the tuned model, as a ratio to before alignment "
+        "Resampled has a lower Fréchet distance than the tuned model, relative to before alignment "
         "(tuned model in parentheses): male 0.72 (0.85)."
     )
     assert lower_distances(typed(AlignmentMetrics, given)) == sentence

@@ -76,7 +76,10 @@ def test_limitations_are_notices(tmp_path):
     }
     content["arms"]["medi"]["frechet_distance"]["mean"] |= figure(1.0, 0.9, 1.1)
     text = text_of(tmp_path, content)
-    assert "steps (Class-only (CLS): 50, MeDi: 100)" in text and "real images of other patients are: MeDi." in text
+    assert (
+        "steps (Class-only (CLS): 50, MeDi: 100)" in text
+        and "Closer to real images than those of other patients: MeDi." in text
+    )
     assert "MeDi reproduces training images: 20.0% (18.0% to 22.0%)" in text
     assert "CLS) reproduces" not in text
 

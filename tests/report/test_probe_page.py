@@ -71,7 +71,7 @@ def test_the_answer_compares_with_the_best_other_arm(tmp_path):
 
 def test_limitations_are_notices(tmp_path):
     text = text_of(tmp_path, probe_content())
-    assert "510 of 1,640 test images here (31%) are of patients" in text
+    assert "510 of 1,640 test images here (31%) are from patients" in text
     assert "2 test groups with fewer than 10 images" in text and "patients, intervals are rough" not in text
     content = probe_content(repeats=3)
     content["settings_that_differ"] = {"images": {"cls": 10, "medi": 20}}
@@ -93,7 +93,7 @@ def test_arms_that_saw_what_the_sweep_withholds_are_left_out_and_named(tmp_path)
     text = text_of(tmp_path, probe_content(left_out=("cls", "medi")))
     assert "Not shown: Real + Class-only (CLS), Real + MeDi. The generative model was trained on images" in text
     # of the sweep, real images alone are left, to which patients of the generator do not matter
-    assert "−0.377" in row_of(text, "Real", 1) and "are of patients in the training data" not in text
+    assert "−0.377" in row_of(text, "Real", 1) and "are from patients in the training data" not in text
     assert "Test: 1,000 images of other patients" in text and "640 of the same classes with another center" in text
     assert "Not shown" not in text_of(tmp_path, probe_content())
 

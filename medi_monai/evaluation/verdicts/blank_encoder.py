@@ -14,8 +14,8 @@ __all__ = ["LEAST_SPREAD", "encoder_findings", "similarity_findings"]
 #: of two different images is then above 0.999 on average, and they differ by less than 4.5 % of the length. That of
 #: stain and texture filters, and of a CLIP model after 30 steps, is 0.03 or more.
 LEAST_SPREAD = 0.001
-#: what results are not to be trusted
-DISTANCES, SIMILARITIES = "distances between sets of images, and on classifiers of features", "similarities of images"
+#: results that cannot be trusted
+DISTANCES, SIMILARITIES = "distances between sets of images or classifiers of features", "similarities of images"
 
 
 def encoder_findings(features: np.ndarray, name: str) -> list[Finding]:

@@ -67,8 +67,8 @@ def trainings_findings(trainings: Sequence[TrainingSummary]) -> list[Finding]:
     """Return how much trainings differ in their Fréchet distance or, with a single one, that this is unknown."""
     if len(trainings) == 1:
         text = (
-            "There was one training of each model. Another one gives other figures, by how much is not known: repeat "
-            "with --num_trainings 3 or more."
+            "Each model was trained once. Another training would give different results, and how different is not "
+            "known: repeat with --num_trainings 3 or more."
         )
         return [Finding("note", text)]
     ranges = {}
@@ -140,13 +140,13 @@ def _answer(effects: Mapping[str, str], best: Sequence[str], num_trainings: int)
         level, head, text = "error", ("Generated images do harm", "harm"), "generated images reduce accuracy."
     elif better:
         level, head = "warning", ("Mixed result", "a mixed effect")
-        text = f"accuracy improves over {' and '.join(better)} only."
+        text = f"accuracy is higher only in comparison with {' and '.join(better)}."
     elif set(generated) == {EQUIVALENT}:
         level, head = "note", ("No effect", "no effect")
         text = "the classifier is as accurate with the generated images as without."
     else:
         level, head = "note", ("Not decided", "")
-        text = "any difference made by the generated images is too uncertain to claim."
+        text = "the effect of the generated images is too uncertain to call."
     if num_trainings == 1:
         start = f"Consistent with {head[1]}" if head[1] else head[0]
         return level, f"{start}, in one training: {text}"
@@ -174,7 +174,7 @@ def _recoloring_finding(probe: ProbeResults, compared: Mapping[str, Comparison])
     effect = effect_of(compared[best])
     answer = {
         BETTER: "Recoloring real images to the stain of other centers is not enough",
-        UNCERTAIN: "Whether recoloring real images to the stain of other centers is enough is not decided",
+        UNCERTAIN: "It is not decided whether recoloring real images to the stain of other centers is enough",
     }.get(effect, "Recoloring real images to the stain of other centers is enough")
     text = f"{answer}. {_difference(compared[best], probe.focus, best)}"
     return [Finding("ok" if effect == BETTER else "note", text, {best: compared[best].difference})]
@@ -268,12 +268,12 @@ def protocol_findings(probe: ProbeResults, option: str = "--c_values") -> list[F
     if any(row.p_value is None for row in probe.comparisons if row.figure == "balanced_accuracy"):
         texts.append(
             f"With {plural(probe.num_repeats, 'draw')} of training patients and {plural(probe.test.num_units, 'test')} "
-            f"{probe.test.unit}{'s' * (probe.test.num_units != 1)}, a difference has no p value, so no effect can be "
-            "claimed. Increase --num_repeats, or test more patients."
+            f"{probe.test.unit}{'s' * (probe.test.num_units != 1)}, differences have no p value, so no effect can be "
+            "claimed. Increase --num_repeats, or test on more patients."
         )
     if probe.test.unit == "patient" and any(not group.seen for group in probe.test.groups):
         texts.append(
-            "There are too few test combinations to draw them anew: intervals hold for other patients of these "
+            "There are too few test combinations to resample them: intervals hold for other patients with these "
             "combinations, not for other combinations."
         )
     if probe.test.patients < FEW_PATIENTS:

@@ -29,10 +29,10 @@ OPPOSITE: tuple[Agreement, ...] = ("neither", "direction", "opposite")
 #: what an agreement of :class:`EncoderComparison` says of differences, in words
 DISAGREEMENTS: dict[Agreement, str] = {
     "opposite": "significant in opposite directions",
-    "direction": "in opposite directions, significant by one encoder only",
-    "significance": "in the same direction, but significant by one encoder only",
-    "neither": "in opposite directions, significant by neither encoder",
-    "undefined": "undefined by an encoder",
+    "direction": "in opposite directions, significant with only one encoder",
+    "significance": "in the same direction, but significant with only one encoder",
+    "neither": "in opposite directions, significant with neither encoder",
+    "undefined": "undefined with one of the encoders",
 }
 
 
@@ -79,11 +79,11 @@ def second_findings(second: SecondEncoderResults, probe: ProbeResults) -> list[F
     """
     rows = second.comparisons
     answer = main_answer(second.probe)[1]
-    head = f"By the second encoder, {second.name}: {answer[0].lower()}{answer[1:]}"
+    head = f"With the second encoder, {second.name}: {answer[0].lower()}{answer[1:]}"
     shown = "; ".join(_shown(row) for row in rows)
     disagreeing = {name: [_pair(row) for row in rows if row.agreement == name] for name in DISAGREEMENTS}
     texts = [f"{listed(pairs)}: {DISAGREEMENTS[name]}" for name, pairs in disagreeing.items() if pairs]
-    ending = "Direction and significance of each difference are the same by both encoders."
+    ending = "Both encoders agree on the direction and significance of each difference."
     if texts:
         ending = f"The encoders disagree: {'; '.join(texts)}."
     figures = {_pair(row): row.second.difference for row in rows}

@@ -88,15 +88,15 @@ def _robustness_conclusion(label: str, center: str, index: RobustnessIndex) -> t
 def _drop_conclusion(label: str, center: str, unseen: UnseenAccuracy) -> Finding:
     drop = unseen.drop
     if drop is None or drop.difference.value is None or unseen.in_domain is None or unseen.unseen is None:
-        reason = "the split holds out none" if unseen.unseen is None else "too few patients are left to compare with"
-        text = f"What a probe for {label} loses on unseen combinations was not measured: {reason}."
+        reason = "the split holds out none" if unseen.unseen is None else "too few patients are left for a comparison"
+        text = f"The accuracy that a probe for {label} loses on unseen combinations was not measured: {reason}."
         return Finding("note", text, name="drop")
     before, after = (figure_text(part.balanced_accuracy, 3) for part in (unseen.in_domain, unseen.unseen))
     interval, value = drop.difference.ci95, drop.difference.value
     lost = interval is not None and interval[0] > 0
     text = (
-        f"A probe for {label} {'loses' if lost else 'does not certainly lose'} accuracy on combinations of {label} and "
-        f"{center} that training lacks: balanced accuracy {before} in domain, {after} on these; difference "
-        f"{figure_text(drop.difference, 3)}, {p_statement(drop.p_value)}."
+        f"{'A' if lost else 'It is not certain that a'} probe for {label} loses accuracy on combinations of {label} "
+        f"and {center} that are missing from training: balanced accuracy {before} in domain, {after} on these "
+        f"combinations; difference {figure_text(drop.difference, 3)}, {p_statement(drop.p_value)}."
     )
     return Finding("warning" if lost else "note", text, {"drop": value}, "drop")

@@ -68,11 +68,11 @@ def add_compression_effect(page: Page, effect: CompressionEffect | None, floor: 
     }
     with page.fold(f"Effect of JPEG compression (quality {effect.quality}) on the Fréchet distance"):
         page.text(
-            "Generated images are seldom compressed, real ones most often are, and encoders react to the difference. "
-            "Here the same images are embedded as they are, and after all of them, real and generated, went through "
-            "JPEG of one quality (images from lossy files thereby for a second time). If compression changes the order "
-            "of arms, or brings them much closer to real images, differences in compression explain part of the "
-            "distances. The figures are of a subset of the images, so they differ from those above."
+            "Generated images are seldom compressed, real ones usually are, and encoders react to the difference. "
+            "Here, the same images are embedded twice: as they are, and after all of them, real and generated, were "
+            "compressed as JPEG of one quality (images from lossy files for a second time). If compression changes the "
+            "order of arms, or brings them much closer to real images, differences in compression explain part of the "
+            "distances. These figures use a subset of the images, so they differ from those above."
         )
         page.table(
             pd.DataFrame(rows).T.rename_axis("images"),

@@ -35,7 +35,7 @@ def _result(results: ExperimentResults) -> str:
     best = probe.best_baseline
     if best:
         value = number(probe.arms[best].balanced_accuracy.value, 2)
-        accuracies.append(f"{value} with {arm_title(best)}, the best method without generated images")
+        accuracies.append(f"{value} with the best method without generated images ({arm_title(best)})")
     reached = f"Balanced accuracy{chance}: {listed(accuracies)}."
     headline, _, rest = verdict.text.partition(". ")
     if verdict.level == "error":
@@ -51,16 +51,16 @@ def _certainty(results: ExperimentResults) -> str:
     compared = [arm for arm in (*main_arms(probe), best) if arm in rows]
     sentences = []
     if compared:
-        differences = listed(f"{_difference(rows[arm])} from {_others(arm)}" for arm in compared)
+        differences = listed(f"{_difference(rows[arm])} compared with {_others(arm)}" for arm in compared)
         sentences.append(
-            f"{arm_title(probe.focus)} images make a difference of {differences}: "
+            f"Adding {arm_title(probe.focus)} images changes accuracy by {differences}: "
             f"{_reading({arm: rows[arm] for arm in compared})}."
         )
     sentences.append(second_sentence(results.second))
     unit = "" if test.unit == "patient" else f" in {plural(test.num_units, test.unit)}"
     trainings = len(results.trainings)
     trained = (
-        "each model was trained once, and another training may give other figures"
+        "each model was trained once, and another training may give different results"
         if trainings == 1
         else f"each model was trained {trainings} times (small dots)"
     )
@@ -84,16 +84,19 @@ def _difference(row: Comparison) -> str:
 
 
 def _reading(rows: Mapping[str, Comparison]) -> str:
-    """Say which differences chance may explain: those whose interval includes 0."""
+    """Say which differences chance could explain: those whose interval includes 0."""
     intervals = {arm: row.difference.ci95 for arm, row in rows.items() if row.difference.ci95}
     if len(intervals) < len(rows):
-        return "without intervals, it is not known whether chance explains them"
+        return "without intervals, it is not known whether chance explains these differences"
     beyond = [arm for arm, (low, high) in intervals.items() if low > 0 or high < 0]
     if not beyond:
-        return "chance may explain them, as intervals include 0"
+        return "chance alone could explain these differences, because all intervals include 0"
     if len(beyond) == len(rows):
-        return "chance hardly explains them, as no interval includes 0"
-    return f"chance may explain them, except for that from {listed(map(_others, beyond))}, whose interval excludes 0"
+        return "chance alone is unlikely to explain these differences, because no interval includes 0"
+    one = len(beyond) == 1
+    which, ending = ("the one", "interval excludes") if one else ("those", "intervals exclude")
+    others = listed(map(_others, beyond))
+    return f"chance alone could explain these differences, except {which} from {others}, whose {ending} 0"
 
 
 def _signed(value: float) -> str:

@@ -17,28 +17,28 @@ GLOSSARY = {
     ),
     "Unseen combination": (
         r"\bunseen\b|not (seen )?in training|held[ -]out combination",
-        "A class at a hospital of which no image was used for training, although other classes of that hospital and "
-        "the class at other hospitals were. A classifier that relies on the hospital fails there.",
+        "A class at a hospital for which training had no image, although it had other classes from that hospital and "
+        "the same class from other hospitals. A classifier that relies on the hospital fails there.",
     ),
     "Fréchet distance": (
         r"Fréchet distance",
         "Difference between two sets of images, such as generated and real ones: how far the means and the spread of "
-        "their features are apart. 0 is no difference. Only distances by the same encoder can be compared.",
+        "their features are apart. 0 is no difference. Only distances from the same encoder can be compared.",
     ),
     "Floor": (
         r"\bfloor\b|real images of (other|different) patients",
-        "The distance between real images of different patients, with as many images as are compared. Generated images "
-        "cannot be expected to come closer.",
+        "The distance between real images of different patients, computed with the same number of images. Generated "
+        "images cannot be expected to come closer.",
     ),
     "Interval": (
         r"\bintervals?\b|95% CI",
-        "Range in brackets or line in a plot that covers the true value in 95 of 100 such studies. A difference whose "
-        "interval includes 0 may be due to chance.",
+        "Range in parentheses, or line in a plot, that covers the true value in 95 of 100 such studies. A difference "
+        "whose interval includes 0 may be due to chance.",
     ),
     "Encoder": (
         r"\bencoders?\b|\bfeatures\b",
-        "A fixed network or set of filters that describes each image by numbers, its features. Distances and "
-        "classifiers see these numbers, not the image: what the encoder does not see, they miss.",
+        "A fixed network or set of filters that describes each image with numbers, its features. Distances and "
+        "classifiers see only these numbers, so they miss whatever the encoder does not see.",
     ),
 }
 

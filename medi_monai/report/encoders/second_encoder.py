@@ -20,8 +20,8 @@ DIFFERENCES = "Differences between arms: 95% confidence intervals; p values corr
 #: words for the agreement of a difference
 AGREEMENTS = {
     "same": "agree",
-    "significance": "same direction, significant by one only",
-    "direction": "opposite directions, significant by one only",
+    "significance": "same direction, significant with only one",
+    "direction": "opposite directions, significant with only one",
     "opposite": "opposite directions, both significant",
     "neither": "opposite directions, neither significant",
     "undefined": DASH,
@@ -34,8 +34,8 @@ def second_sentence(second: SecondEncoderResults | None) -> str:
         return ""
     same = sum(row.agreement == "same" for row in second.comparisons)
     return (
-        f"With a second encoder, {second.name}, {same} of {plural(len(second.comparisons), 'difference')} have the "
-        "same direction and significance."
+        f"With a second encoder, {second.name}, {same} of {plural(len(second.comparisons), 'difference')} keep their "
+        "direction and significance."
     )
 
 
@@ -47,7 +47,9 @@ def distance_sentence(second: SecondEncoderResults | None) -> str:
         f"{arm_title(arm)} {figure_text(of_arm.frechet_distance.mean)}" for arm, of_arm in second.fidelity.arms.items()
     )
     floor = figure_text(second.fidelity.real.floor.frechet_distance)
-    return f"Mean Fréchet distance by the second encoder, {second.name}: {arms}; real images of other patients {floor}."
+    return (
+        f"Mean Fréchet distance with the second encoder, {second.name}: {arms}; real images of other patients {floor}."
+    )
 
 
 def add_second_encoder(page: Page, results: ExperimentResults) -> None:
@@ -63,9 +65,9 @@ def add_second_encoder(page: Page, results: ExperimentResults) -> None:
     names = _titles(results.fidelity, second)
     page.section(
         "Second encoder",
-        f"Distances and classifiers use features of an encoder. All stages that use features were repeated with "
-        f"{second.name}, the probing with {plural(second.probe.num_repeats, 'draw')} of training patients instead of "
-        f"{results.probe.num_repeats}. An effect that one encoder alone shows depends on its features.",
+        f"Distances and classifiers are computed from the features of an encoder. All stages that use features were "
+        f"repeated with {second.name}; probing used {plural(second.probe.num_repeats, 'draw')} of training patients "
+        f"instead of {results.probe.num_repeats}. An effect that only one encoder shows depends on its features.",
     )
     rows = {_title(row): _difference_row(row, names) for row in second.comparisons}
     page.table(share_table(rows, "difference"), DIFFERENCES)
@@ -73,11 +75,11 @@ def add_second_encoder(page: Page, results: ExperimentResults) -> None:
     page.table(share_table(_distance_rows(metrics), "images"), "Mean Fréchet distance to real images")
     if len(results.trainings) > 1:
         ranges = (f"{arm_title(arm)} {_range(values)}" for arm, values in second.frechet_distances.items())
-        page.text(f"Lowest to highest over the trainings, by {second.name}: {', '.join(ranges)}.")
+        page.text(f"Range over the trainings with {second.name}: {', '.join(ranges)}.")
     probes = dict(zip(names, (results.probe, second.probe)))
     page.table(share_table(_accuracy_rows(probes), "training data"), "Balanced accuracy")
     page.table(
-        share_table(_shortcut_rows(probes), "figure"), f"How much the features show of the {second.probe.center}"
+        share_table(_shortcut_rows(probes), "figure"), f"What the features reveal about the {second.probe.center}"
     )
     for title, target in second.links.items():
         page.link(title, target)

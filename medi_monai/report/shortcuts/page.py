@@ -1,4 +1,4 @@
-"""The page of the run ``shortcuts``: what features reveal of class and attributes, and what that costs."""
+"""The page of the run ``shortcuts``: what features reveal about class and attributes, and what that costs."""
 
 from __future__ import annotations
 
@@ -49,12 +49,13 @@ def write_shortcut_page(results: ShortcutResults, path: str | os.PathLike) -> Pa
             (
                 column_plot(results.label, _accuracies(results)),
                 f"Linear probes for {results.label} (blue) and attributes (orange) on other patients, with 95% "
-                "intervals over these; dotted: chance. An attribute can be a shortcut where it is predicted well.",
+                "intervals over these patients. Dotted line: chance. An attribute that is predicted well can be a "
+                "shortcut.",
             ),
             (
                 domain_plot(results.label, _tests(results), results.unseen.chance),
-                f"A probe for {results.label} on new patients: of combinations in training (in domain), and of those "
-                "that training lacks. 95% intervals also over training patients.",
+                f"A probe for {results.label} on new patients with combinations in training (in domain), and with "
+                "combinations that training lacks. The 95% intervals are also over training patients.",
             ),
         ]
     )
@@ -65,8 +66,8 @@ def write_shortcut_page(results: ShortcutResults, path: str | os.PathLike) -> Pa
     add_shortcut(page, results)
     page.section(
         "Metadata",
-        f"How strongly the metadata couple {results.label} and attributes, before any feature: counts of patients by "
-        "class and value, missing data, and leakage between splits.",
+        f"How strongly the metadata alone, without any features, couple {results.label} and attributes: counts of "
+        "patients by class and value, missing data, and leakage between splits.",
     )
     page.link("Audit of the metadata", "audit.html")
     add_provenance(page, results.settings, results.digests)
@@ -109,10 +110,10 @@ def _add_columns(page: Page, results: ShortcutResults) -> None:
         }
     page.table(share_table(rows, "column"))
     page.text(
-        "Each third of the patients is predicted by a probe trained on another third. Intervals are over the patients "
-        "that are predicted, not over other training patients. Probes for class and "
-        "attribute are separate: where the metadata couple both, each also profits from what the features reveal of "
-        "the other; the robustness index compares equal numbers of all four combinations of two classes and values."
+        "Each third of the patients is predicted by a probe trained on another third. Intervals are over the "
+        "predicted patients, not over other training patients. Class and attribute have separate probes: where the "
+        "metadata couple the two, each probe also benefits from what the features reveal about the other. The "
+        "robustness index compares equal numbers of all four combinations of two classes and values."
     )
 
 
@@ -139,6 +140,6 @@ def _add_unseen(page: Page, results: ShortcutResults) -> None:
     if unseen.drop is not None:
         page.text(
             f"Difference: {figure_text(unseen.drop.difference, 3)}, {p_statement(unseen.drop.p_value)}. Chance: "
-            f"{number(unseen.chance, 3)}. The drop contains what the shortcut costs, and how much harder these "
-            "combinations are."
+            f"{number(unseen.chance, 3)}. The drop includes the cost of the shortcut, and how much harder these "
+            "combinations are in themselves."
         )

@@ -309,7 +309,7 @@ def test_seeds_of_a_tuning_are_evaluated_together(data, tmp_path):
     assert metrics.seeds["after"].distance_to_target == pytest.approx((0, 0.1)) and not alone.seeds
     assert set(metrics.proportions) == set(metrics.verdict) | {"before"} == {"before", "after"}
     assert any("2 seeds of the tuning" in warning.text for warning in metrics.warnings)
-    assert any("One seed of the tuning" in warning.text for warning in alone.warnings)
+    assert any("The tuning was run with one seed" in warning.text for warning in alone.warnings)
     assert read_results(tmp_path / "out" / "metrics.json", AlignmentMetrics) == alone
     with pytest.raises(InputError, match="give a list of different folders"):
         run(data, tmp_path, arms={"before": arms["before"], "after": [arms["after"]] * 2})

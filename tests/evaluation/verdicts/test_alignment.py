@@ -125,8 +125,8 @@ def test_what_is_beyond_the_limit_but_uncertain_is_a_warning():
     with_ratio(content, 1.3, [0.9, 1.5], 20)
     content["diversity"]["dark"]["after"]["ms_ssim"] = figure(0.5, ratio=figure(0.8, 0.5, 1.1, 20))
     levels = {one.text.split(",")[0]: one.level for one in verdict_of(content).findings}
-    worse = "Worse Fréchet distance not excluded (the upper limit of the interval has to be at most 1.10): bright"
-    lower = "Lower diversity not excluded (the lower limit of the interval has to be at least 0.90): dark (structure)"
+    worse = "Worse Fréchet distance not ruled out (the upper limit of the interval has to be at most 1.10): bright"
+    lower = "Lower diversity not ruled out (the lower limit of the interval has to be at least 0.90): dark (structure)"
     assert levels[worse + ". Fréchet distance"] == levels[lower + ". Diversity within subgroups"] == "warning"
     content["diversity"]["dark"]["after"]["ms_ssim"] = figure(0.5, ratio=figure(0.8, 0.7, 0.88, 20))
     assert verdict_of(content).answer == "quality lost"
@@ -147,7 +147,7 @@ def test_prompt_adherence_that_was_chance_before_is_pointed_out():
 
     assert finding(figure(0.98, 0.95, 0.99, n=200)).level == "ok"
     blind = finding(figure(0.52, 0.45, 0.59, n=200))
-    assert blind.level == "warning" and "did not follow such prompts better than chance (0.50)" in blind.text
+    assert blind.level == "warning" and "followed such prompts no better than chance (0.50)" in blind.text
 
 
 def test_pairs_that_all_kept_their_subgroup():

@@ -78,7 +78,7 @@ def test_a_generator_of_noise_is_named_before_any_effect():
     fidelity["arms"]["medi"]["precision"]["mean"] = figure(0.01, num_combinations=32)
     found = verdict(fidelity, PROBE)
     assert (found[0].level, found[0].name) == ("error", "not_trained")
-    assert found[0].text.startswith("A generator is not trained: only 1.0% of MeDi images are among real images")
+    assert found[0].text.startswith("A generator is not trained: only 1.0% of MeDi images lie among real images")
     assert found[1].text.startswith("Metadata help")
     fidelity["arms"]["cls"]["precision"]["mean"] = figure(0.02, num_combinations=32)
     assert verdict(fidelity, PROBE)[0].text.startswith("The generator is not trained: only")
@@ -115,7 +115,7 @@ def test_metadata_help_only_if_the_best_baseline_is_beaten():
     rows = [*PROBE["comparisons"][::2], compared("reweighted", 0.02, -0.1, 0.1, 0.5)]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
     assert found[0].level == "warning"
-    assert found[0].text.startswith("Mixed result: accuracy improves over Real and Class-only (CLS) only.")
+    assert found[0].text.startswith("Mixed result: accuracy is higher only in comparison with Real and")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_metadata_help_only_if_the_best_baseline_is_beaten():
         (0.2, 0.001, 0.9, "Recoloring real images to the stain of other centers is not enough."),
         (0.01, 0.7, 0.02, "Recoloring real images to the stain of other centers is enough."),
         (-0.2, 0.001, 0.9, "Recoloring real images to the stain of other centers is enough."),
-        (0.03, 0.5, 0.4, "Whether recoloring real images to the stain of other centers is enough is not decided."),
+        (0.03, 0.5, 0.4, "It is not decided whether recoloring real images to the stain of other centers is enough."),
     ],
 )
 def test_the_verdict_says_whether_recoloring_is_enough(difference, p, p_equivalence, words):
@@ -148,7 +148,7 @@ def test_the_control_with_permuted_metadata_is_compared_where_there_is_one():
     [
         (0.2, 0.001, "Consistent with metadata helping, in one training: images generated with metadata improve"),
         (-0.2, 0.001, "Consistent with harm, in one training: generated images reduce accuracy"),
-        (0.2, 0.5, "Not decided, in one training: any difference"),
+        (0.2, 0.5, "Not decided, in one training: the effect"),
     ],
 )
 def test_one_training_is_never_more_than_consistent_with_an_effect(difference, p, words):
@@ -179,7 +179,7 @@ def test_what_leaves_no_p_value_is_told():
     assert not any("no effect can be claimed" in one.text for one in verdict(FIDELITY, PROBE))
     rows = [compared("real", 0.2, None, None, None, None)]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
-    assert any("a difference has no p value, so no effect can be claimed" in one.text for one in found)
+    assert any("differences have no p value, so no effect can be claimed" in one.text for one in found)
 
 
 def test_too_few_combinations_to_draw_anew_are_told():
@@ -209,7 +209,7 @@ def test_a_loss_is_harm_and_a_gain_over_one_is_mixed():
     )
     rows = [compared("real", 0.0, -0.1, 0.1, 0.9), compared("cls", 0.2, 0.1, 0.3, 0.001)]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
-    assert found[0].level == "warning" and "over Class-only (CLS) only" in found[0].text
+    assert found[0].level == "warning" and "only in comparison with Class-only (CLS)" in found[0].text
 
 
 def test_copies_differing_settings_and_few_patients_are_told():

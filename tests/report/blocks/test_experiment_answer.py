@@ -42,22 +42,24 @@ def test_the_sentences_are_question_result_and_certainty():
     assert len(SENTENCES) == 3 and question == "Does it help?"
     assert result == (
         "Balanced accuracy (chance 0.50): 0.50 with real images alone, 0.70 with Class-only (CLS) images added, "
-        "0.80 with MeDi images added, 0.60 with Stain-normalized, the best method without generated images. "
+        "0.80 with MeDi images added, 0.60 with the best method without generated images (Stain-normalized). "
         "Not decided: too uncertain."
     )
-    assert certainty.startswith("MeDi images make a difference of +0.100 (+0.050 to +0.400, p = 0.0063) from real")
+    assert certainty.startswith(
+        "Adding MeDi images changes accuracy by +0.100 (+0.050 to +0.400, p = 0.0063) compared with real images alone"
+    )
     assert certainty.endswith(
         "Tested on 3,517 images of 32 patients in 10 combinations; each model was trained once, and another training "
-        "may give other figures."
+        "may give different results."
     )
 
 
 @pytest.mark.parametrize(
     ("differences", "reading"),
     [
-        ({"real": (0.1, -0.1, 0.3), "cls": (0.0, -0.2, 0.2)}, "chance may explain them, as intervals include 0."),
-        ({"real": (0.1, 0.01, 0.3), "cls": (-0.1, -0.2, -0.01)}, "chance hardly explains them, as no interval"),
-        ({"real": (0.1, 0.01, 0.3), "cls": (0.1, -0.1, 0.3)}, "except for that from real images alone, whose interval"),
+        ({"real": (0.1, -0.1, 0.3), "cls": (0.0, -0.2, 0.2)}, "because all intervals include 0."),
+        ({"real": (0.1, 0.01, 0.3), "cls": (-0.1, -0.2, -0.01)}, "chance alone is unlikely to explain these"),
+        ({"real": (0.1, 0.01, 0.3), "cls": (0.1, -0.1, 0.3)}, "except the one from real images alone, whose interval"),
         ({"real": (0.1, None, None)}, "without intervals, it is not known"),
     ],
 )
@@ -82,4 +84,4 @@ def test_patients_are_no_combinations_and_what_is_undefined_is_said():
     content = copy.deepcopy(probe_content()["test"])
     content |= {"unit": "patient", "num_units": 32}
     certainty = answer_sentences(results({"real": (None, None, None)}, test=content))[2]
-    assert "an undefined amount from real images alone" in certainty and " in 32 " not in certainty
+    assert "an undefined amount compared with real images alone" in certainty and " in 32 " not in certainty
