@@ -106,8 +106,8 @@ class SubgroupPromptSettings(Settings):
 
     subgroups: Annotated[str, OneOf("choice of `subgroups`", SUBGROUP_CHOICES)] = setting(
         "model",
-        "model: the model chooses the subgroup of an image; named: prompts name one, with the shares of `target`; "
-        "debiased: text embeddings are moved to one, with the shares of `target`",
+        "model: the model chooses the subgroup of an image; named: prompts name a subgroup, with the shares of "
+        "`target`; debiased: text embeddings are moved to a subgroup, with the shares of `target`",
     )
 
 
@@ -122,7 +122,7 @@ class AlignmentLosses(Settings):
         "prompt", "prompt: match the target within each prompt; batch: over all images"
     )
     min_confidence: Fraction = setting(
-        0.55, "for `transport`: fraction of sampled label sets that must assign a label to an image for it to be used"
+        0.55, "for `transport`: an image is used if at least this fraction of the sampled label sets agree on its label"
     )
     draws: Repeats | None = setting(
         100, "for `transport`: number of sampled label sets; null: apportion the target to each batch"

@@ -116,7 +116,9 @@ class CohortSettings(SourceSettings):
     metadata_columns: Texts = setting(
         ["center", "race", "gender", "age_at_index"], "columns that are copied to the cohort"
     )
-    unit: Annotated[str, OneOf("unit of the table's rows", UNITS)] = setting("slides", "what a row of the table is")
+    unit: Annotated[str, OneOf("unit of the table's rows", UNITS)] = setting(
+        "slides", "what a row of the table represents"
+    )
     source_mpp: Rate | None = setting(None, "microns per pixel of the images, if neither file nor table contains it")
     mpp_conflict: Annotated[str, OneOf("choice of `mpp_conflict`", ON_CONFLICT)] = setting(
         "error", "what to do if table and file disagree on microns per pixel"
@@ -169,17 +171,17 @@ class CaptionSettings(
     )
     fit: Annotated[str, OneOf("choice of `fit`", FITS)] = setting("pad", "how images are made square")
     pad: Annotated[str, OneOf("choice of `pad`", PADS)] = setting(
-        "border", "value of the padding, and of what transparent pixels are laid on"
+        "border", "color of the padding, and of the background behind transparent pixels"
     )
     intensity_percentiles: Bounds = setting(
-        [0.5, 99.5], "without intensity_range: percentiles of the values that are shown as black and white"
+        [0.5, 99.5], "percentiles of the values that are shown as black and white, if intensity_range is not set"
     )
-    plane: Annotated[str, OneOf("plane", PLANES)] = setting("axial", "of volumes: plane of the slices")
-    slices: Few | Indices = setting(1, "of volumes: number of slices of each, or indices of slices from 0")
+    plane: Annotated[str, OneOf("plane", PLANES)] = setting("axial", "plane of the slices of volumes")
+    slices: Few | Indices = setting(1, "number of slices per volume, or indices of slices, counted from 0")
     slice_range: Fractions = setting(
         [0.3, 0.7],
-        "of volumes: two fractions of the extent of the tissue, between which slices are taken; tissue is what exceeds "
-        "Otsu's threshold: the head with its skull, not the brain alone",
+        "two fractions of the extent of the tissue, between which the slices of volumes are taken; tissue is "
+        "everything above Otsu's threshold: the head with its skull, not the brain alone",
     )
     spacing: Rate | None = setting(None, "millimeters per pixel of the images; null: images cover the whole slice")
 
@@ -197,7 +199,7 @@ class FeatureSettings(Settings):
     )
     feature_columns: Text | None = setting(
         None,
-        "of a Parquet table: the column of lists, or the beginning of the names of numbered ones; null: the only ones",
+        "column of lists in a Parquet table, or the beginning of the names of numbered columns; null: the only ones",
     )
     pooling: Annotated[str, OneOf("pooling", POOLINGS)] = setting(
         "none", "whether each slide or patient is represented by the mean of its patches: none, slides, patients"

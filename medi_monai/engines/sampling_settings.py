@@ -64,7 +64,7 @@ class GuidanceSettings(Settings):
         [0.2, 3.0], "lowest and highest noise level, sigma / alpha, at which guidance acts; null: all"
     )
     guidance_rescale: Fraction = setting(
-        0.0, "share to which guided predictions get back the standard deviation of those without guidance"
+        0.0, "how far guided predictions are rescaled to the standard deviation of unguided ones: 0 not at all, 1 fully"
     )
 
     def of(self, names: Sequence[str], scale: float = 1.0) -> Guidance:
@@ -117,7 +117,7 @@ class PlanSettings(Settings):
     images_per_combination: Count = setting(16, "images per combination")
     plan_values: MappingOf | None = setting(
         None,
-        "by column, the only values in the plan; of continuous attributes, numbers and ranges: {age: [40..60, 70]}",
+        "values to which columns are restricted; for continuous attributes, numbers and ranges: {age: [40..60, 70]}",
     )
     plan_target: MappingOf | Text | None = setting(
         None, "for `plan: target`: shares of training and generated images together; same syntax as `target`"
@@ -127,7 +127,7 @@ class PlanSettings(Settings):
     max_per_combination: Count | None = setting(None, "maximum number of images of each combination; null: no limit")
     max_plan_images: Count | None = setting(None, "maximum number of images in the plan; null: no limit")
     min_training_patches: Whole = setting(
-        0, "combinations with a value that fewer training patches have are not sampled"
+        0, "minimum number of training patches with each value of a combination; other combinations are not sampled"
     )
 
     @model_validator(mode="after")
@@ -147,7 +147,7 @@ class SharingSettings(Settings):
     """Sharing a sampling, and the files of its images."""
 
     shard: Text | None = setting(
-        None, "share of this job, k/n for the k-th of n jobs; without it, images of the jobs are put together"
+        None, "share of the plan for this job, k/n for the k-th of n jobs; null: combine the images of the jobs"
     )
     image_format: Annotated[str, OneOf("image format", IMAGE_FORMATS)] = setting(
         "png", "png: a file per image; tar: tar files of images with their rows as JSON, as WebDataset reads them"
@@ -161,4 +161,4 @@ class PathSettings(Settings):
     path: Text | None = setting(
         None, "path from one value of a column to another, such as center=Ash..Birch or age=40..70, in place of a plan"
     )
-    path_steps: Repeats = setting(7, "number of steps of the path, with its start and its end")
+    path_steps: Repeats = setting(7, "number of steps of the path, including its start and end")

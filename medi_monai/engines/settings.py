@@ -73,7 +73,7 @@ Betas = Annotated[
     Words('two numbers from 0 to below 1, such as "[0.9, 0.999]"'),
 ]
 #: help text of the setting `amp`
-AMP = "whether to compute in bfloat16; auto: where it is fast, otherwise in float16 on older GPUs, or in float32"
+AMP = "whether to compute in bfloat16; auto: if it is fast, otherwise in float16 on older GPUs, or in float32"
 
 
 class SeedSettings(Settings):
@@ -121,7 +121,7 @@ class SpaceSettings(Settings):
         2, "side of the pixel squares that are stacked as channels, unless there is an autoencoder", recorded=True
     )
     autoencoder: PathText | None = setting(
-        None, "folder of the run `autoencoding`, in whose latents the model works; null: in pixels", recorded=True
+        None, "folder of the run `autoencoding`; the model works in its latents; null: in pixels", recorded=True
     )
 
 
@@ -151,7 +151,9 @@ class AutoencoderSettings(Settings):
     unscaled_gradients = True
 
     image_channels: Width = setting(3, "channels of the images")
-    autoencoder_channels: Widths = setting([32, 64, 64], "channels at each level, half as large as the one before")
+    autoencoder_channels: Widths = setting(
+        [32, 64, 64], "channels at each level; a level is half as large as the one before"
+    )
     autoencoder_blocks: Few = setting(1, "residual blocks at each level")
     autoencoder_attention: Flag = setting(False, "whether the middle of encoder and decoder has attention")
     latent_channels: Width = setting(4, "channels of the latents")
@@ -160,14 +162,14 @@ class AutoencoderSettings(Settings):
     batch_size: Count = setting(8, "images per batch")
     learning_rate: Rate = setting(0.001, "peak learning rate of the autoencoder; half of it for the discriminator")
     kl_weight: Number = setting(1e-6, "weight of the Kullback-Leibler divergence of the latents")
-    adversarial_weight: Number = setting(0.01, "weight of the PatchGAN loss; 0: without")
+    adversarial_weight: Number = setting(0.01, "weight of the PatchGAN loss; 0: no such loss")
     adversarial_start: Whole = setting(1000, "steps before the PatchGAN loss begins")
     perceptual: Text | None = setting(
-        None, "network of MONAI's `PerceptualLoss`, such as squeeze, whose weights are at hand; null: without"
+        None, "network of MONAI's `PerceptualLoss`, such as squeeze, whose weights are available; null: no such loss"
     )
     perceptual_weight: Number = setting(0.001, "weight of the perceptual loss")
     augment: Flag = setting(True, "whether to augment with rotations and reflections")
-    amp: AutoFlag = setting("auto", "whether to compute in bfloat16; auto: where it is fast, otherwise in float32")
+    amp: AutoFlag = setting("auto", "whether to compute in bfloat16; auto: if it is fast, otherwise in float32")
     resume: Flag = setting(False, "whether to resume from the last checkpoint")
     log_every: Count = setting(10, "steps between TensorBoard scalars")
     checkpoint_every: Count = setting(500, "steps between checkpoints")
@@ -189,7 +191,7 @@ class TrainingSettings(Settings):
     max_steps: Count = setting(1800, "number of optimizer steps")
     batch_size: Count = setting(16, "images per batch", recorded=True)
     accumulation_steps: Count = setting(
-        1, "parts into which a batch is split to save memory; the step is that of the whole batch", recorded=True
+        1, "parts into which a batch is split to save memory; a step still uses the whole batch", recorded=True
     )
     optimizer_type: Annotated[str, OneOf("optimizer", OPTIMIZERS)] = setting(
         "muon", "optimizer: muon (Muon for hidden matrices, AdamW for the rest), or adamw", recorded=True
@@ -231,11 +233,11 @@ class PathologyTrainingSettings(TrainingSettings, defaults={"timestep_weights": 
         0.1, "probability of dropping the label and all attributes together", recorded=True
     )
     balance: Annotated[str, OneOf("choice of `balance`", BALANCES)] = setting(
-        "class", "what batches are balanced by", recorded=True
+        "class", "groups that are equally frequent in batches", recorded=True
     )
     permute_metadata: Flag = setting(
         False,
-        "whether attributes are permuted within each class, as a control: its images must not help a classifier",
+        "whether to permute attributes within each class, as a control whose images should not help a classifier",
         recorded=True,
     )
     init_from: PathText | None = setting(
@@ -278,11 +280,11 @@ class AdaptationSettings(Settings):
     patches: PathText | None = setting(
         None, "table of its patches (image, label), or folder of a cohort; null: patches of the demo"
     )
-    max_patches: Repeats = setting(256, "number of patches from which on they are drawn at random")
+    max_patches: Repeats = setting(256, "maximum number of patches; of more, this many are drawn at random")
     max_steps: Count = setting(150, "number of steps")
     learning_rate: Rate = setting(0.2, "peak learning rate of the embedding")
     num_steps: Repeats = setting(15, "number of sampling steps of the picture")
-    amp: AutoFlag = setting("auto", "whether to compute in bfloat16; auto: where it is fast, otherwise in float32")
+    amp: AutoFlag = setting("auto", "whether to compute in bfloat16; auto: if it is fast, otherwise in float32")
 
 
 class ClassificationSettings(Settings):

@@ -98,9 +98,8 @@ class CompressionSettings(Settings):
 
     compression: Compression = setting(
         "auto",
-        "compression that all images, real and generated, go through before they are embedded: none, a JPEG quality "
-        f"from 1 to 100, or auto, which is {AUTO_QUALITY} if real images come from lossy files and generated ones do "
-        "not, otherwise none",
+        "compression of all images, real and generated, before they are embedded: none, a JPEG quality from 1 to 100, "
+        f"or auto ({AUTO_QUALITY} if real images come from lossy files and generated ones do not, otherwise none)",
     )
 
 
@@ -134,8 +133,8 @@ class PixelFigureSettings(Settings):
 
     pixel_figures: Flag = setting(
         True,
-        "whether to compute the figures that do not depend on the encoder: copies of training images, diversity, pixel "
-        "variance",
+        "whether to compute the figures that do not depend on the encoder: copies of training images, diversity and "
+        "pixel variance",
     )
 
 
@@ -167,8 +166,8 @@ class ProbeSettings(PenaltySettings):
     variants: VariantKinds = setting(
         [],
         "further arms with the generated images of the main arm: normalized (real and generated images are "
-        "stain-normalized), filtered (only those whose class is predicted by a probe of the real training images), "
-        "seen (only those of combinations in training)",
+        "stain-normalized), filtered (only images whose class is predicted as requested by a probe trained on real "
+        "images), seen (only images of combinations in training)",
     )
     seed: Seed = setting(0, "random seed")
 
@@ -201,7 +200,7 @@ class AlignmentEvaluationSettings(Settings):
         None, "output folder of the run `aligning`, for its curves", expression="$@bundle_root + '/output/aligning'"
     )
     named: Paths | None = setting(None, "arms sampled with prompts that name the attribute, before and after")
-    tolerance: Fraction = setting(0.05, "maximum distance to the target for it to count as met")
+    tolerance: Fraction = setting(0.05, "maximum distance at which the target counts as met")
 
 
 class ReferenceSettings(Settings):

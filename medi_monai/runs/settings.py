@@ -179,7 +179,7 @@ class NeutralPlanSettings(Settings):
     """Plan of the tuning."""
 
     plan: PathText = setting(
-        "neutral", "neutral, or a table of label and attributes without the attribute that is aligned"
+        "neutral", "neutral, or a table of the label and the attributes other than the aligned one"
     )
     num_images: Count = setting(256, "number of images in the plan")
 
@@ -193,7 +193,7 @@ class TuningSamplingSettings(Settings):
 
     num_steps: Repeats = setting(15, "number of sampling steps")
     guidance_scale: Number = setting(1.0, GUIDANCE_SCALE)
-    amp: AutoFlag = setting("auto", "whether to compute in bfloat16; auto: where it is fast, otherwise in float32")
+    amp: AutoFlag = setting("auto", "whether to compute in bfloat16; auto: if it is fast, otherwise in float32")
 
 
 class BrainSamplingSettings(SamplingSettings, defaults={"num_steps": 15}):
@@ -205,8 +205,8 @@ class AlignmentEncoderSettings(EncoderSettings):
 
     encoder: Component = setting(
         "independent",
-        "encoder of distances, diversity and consistency, or a mapping with its settings; independent: embedded or, if "
-        "that one regularized the tuning, efficientnet_lite0",
+        "encoder for distances, diversity and consistency, or a mapping with its settings; independent: embedded, or "
+        "efficientnet_lite0 if embedded regularized the tuning",
     )
 
 

@@ -45,7 +45,7 @@ __all__ = ["ARMS", "MetadataExperiment", "metadata_experiment_run", "metadata_st
 
 #: arms of the experiment, each with the overlays of its configs
 ARMS: dict[str, list[str]] = {"cls": ["class_only.json"], "medi": []}
-#: further arm on request: MeDi trained on permuted metadata, whose images must not help
+#: further arm on request: MeDi trained on permuted metadata, whose images should not help
 CONTROL = "medi_permuted"
 
 

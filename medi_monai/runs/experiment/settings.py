@@ -55,12 +55,12 @@ class ExperimentSettings(ParallelSettings):
     num_trainings: Repeats = setting(1, "trainings of each arm, with seeds `seed`, `seed` + 1, …")
     class_only_guidance: Number = setting(1.0, "`label_guidance` of the class-only arm; 1: none")
     permuted_control: Flag = setting(
-        False, "whether to include an arm trained on permuted metadata, whose images must not help"
+        False, "whether to include an arm trained on permuted metadata, whose images should not help"
     )
     second_encoder: Component | None = setting(
         "auto",
-        "encoder with which evaluation and probing are repeated; auto: `efficientnet_lite0` beside `embedded`, "
-        "`embedded` beside any other; null: none",
+        "encoder with which evaluation and probing are repeated; auto: `efficientnet_lite0` if the first encoder is "
+        "`embedded`, otherwise `embedded`; null: none",
     )
     second_repeats: Repeats = setting(4, "`num_repeats` of the probing with the second encoder")
     second_sweep_repeats: Whole = setting(
@@ -78,14 +78,14 @@ class BrainExperimentSettings(ParallelSettings):
         expression="$None if @dataset_dir else 'demo_balanced'",
     )
     num_images: Count = setting(
-        600, "images before and after tuning, for neutral prompts and for prompts that name the attribute"
+        600, "images before and after tuning, both for neutral prompts and for prompts that name the attribute"
     )
     alternatives: Flag = setting(
         True, "whether to include the alternatives `retrained`, `resampled`, `prompted` and `debiased`"
     )
     num_candidates: Count = setting(1800, "number of images from which the alternative `resampled` selects")
     num_tunings: Repeats = setting(
-        1, "number of seeds of the tuning, whose variance the intervals of the evaluation then contain"
+        1, "number of seeds of the tuning; the intervals of the evaluation then include the variance between them"
     )
     align_steps: Count = setting(40, "maximum number of updates of the tuning")
     align_batch_size: Count = setting(48, "images per update")
