@@ -37,6 +37,7 @@ from medi_monai.report.words import (
 )
 from medi_monai.results import Figure, Finding
 from medi_monai.results.metrics import ArmsMetrics, MetricFigures, PooledFigure
+from medi_monai.results.probing import ALPHA
 from medi_monai.utils.text import listed, plural
 
 __all__ = ["add_distances", "fidelity_figure", "fidelity_sentences", "untrained_text", "write_evaluation_page"]
@@ -45,7 +46,6 @@ __all__ = ["add_distances", "fidelity_figure", "fidelity_sentences", "untrained_
 FEW_COMBINATIONS, FEW_IMAGES = 8, 50
 MOST_ROWS = 60
 FLOOR, REAL = "Real images of other patients", "Real images"
-SIGNIFICANT = 0.05
 
 
 def write_evaluation_page(
@@ -145,7 +145,7 @@ def _closest_arm(metrics: ArmsMetrics) -> str | None:
         for comparison in metrics.comparisons
         if comparison.combinations == "all" and best in comparison.arms
     ]
-    certain = len(p_values) == len(values) - 1 and all(p is not None and p < SIGNIFICANT for p in p_values)
+    certain = len(p_values) == len(values) - 1 and all(p is not None and p < ALPHA for p in p_values)
     return best if certain else None
 
 

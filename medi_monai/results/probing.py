@@ -12,6 +12,7 @@ from medi_monai.results.finding import Finding
 from medi_monai.results.typed import Result
 
 __all__ = [
+    "ALPHA",
     "CEILING",
     "ArmResults",
     "Comparison",
@@ -29,6 +30,8 @@ __all__ = [
 
 #: arm with real images of the tested combinations: not a rival, but what nobody has
 CEILING = "ceiling"
+#: level of significance of all verdicts and pages
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,11 @@ class Comparison(Result):
     p_value: float | None = None
     p_holm: float | None = None
     p_equivalence: float | None = None
+
+    @property
+    def significant(self) -> bool | None:
+        """Whether the difference is significant after correction; None if it has no p value."""
+        return None if self.p_holm is None else self.p_holm < ALPHA
 
 
 @dataclass(frozen=True)

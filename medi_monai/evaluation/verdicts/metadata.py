@@ -12,11 +12,10 @@ from medi_monai.report.words import arm_title, number, p_statement, settings_fin
 from medi_monai.results import Figure, Finding
 from medi_monai.results.experiment import TrainingSummary
 from medi_monai.results.metrics import ArmsMetrics
-from medi_monai.results.probing import Comparison, ProbeResults
+from medi_monai.results.probing import ALPHA, Comparison, ProbeResults
 from medi_monai.utils.text import plural
 
 __all__ = [
-    "ALPHA",
     "Effect",
     "effect_of",
     "main_answer",
@@ -27,7 +26,6 @@ __all__ = [
     "verdict",
 ]
 
-ALPHA = 0.05
 #: what a comparison shows
 Effect: TypeAlias = Literal["better", "worse", "equivalent", "uncertain"]
 BETTER: Effect = "better"
@@ -300,7 +298,7 @@ def effect_of(row: Comparison) -> Effect:
     """Return what a comparison shows: ``better``, ``worse``, ``equivalent`` or ``uncertain``."""
     if row.p_equivalence is not None and row.p_equivalence < ALPHA:
         return EQUIVALENT
-    if row.p_holm is None or row.p_holm >= ALPHA or row.difference.value is None:
+    if not row.significant or row.difference.value is None:
         return UNCERTAIN
     return BETTER if row.difference.value > 0 else WORSE
 

@@ -6,7 +6,6 @@ import math
 from typing import Literal
 
 from medi_monai.evaluation.verdicts.metadata import (
-    ALPHA,
     Effect,
     effect_of,
     main_answer,
@@ -18,7 +17,7 @@ from medi_monai.report.words import arm_title, number, p_statement
 from medi_monai.results import Figure, Finding
 from medi_monai.results.experiment import Agreement, EncoderComparison, EncoderDifference, SecondEncoderResults
 from medi_monai.results.metrics import ArmsMetrics
-from medi_monai.results.probing import Comparison, ProbeResults
+from medi_monai.results.probing import ALPHA, Comparison, ProbeResults
 from medi_monai.utils.text import listed
 
 __all__ = ["compare_encoders", "second_findings"]

@@ -54,7 +54,7 @@ def _certainty(results: ExperimentResults) -> str:
         differences = listed(f"{_difference(rows[arm])} compared with {_others(arm)}" for arm in compared)
         sentences.append(
             f"Adding {arm_title(probe.focus)} images changes accuracy by {differences}: "
-            f"{_reading({arm: rows[arm] for arm in compared})}."
+            f"{_reading({arm: rows[arm] for arm in compared}, len(rows))}."
         )
     sentences.append(second_sentence(results.second))
     unit = "" if test.unit == "patient" else f" in {plural(test.num_units, test.unit)}"
@@ -83,20 +83,18 @@ def _difference(row: Comparison) -> str:
     return f"{_signed(value)} ({edges}{p_statement(row.p_holm)})"
 
 
-def _reading(rows: Mapping[str, Comparison]) -> str:
-    """Say which differences chance could explain: those whose interval includes 0."""
-    intervals = {arm: row.difference.ci95 for arm, row in rows.items() if row.difference.ci95}
-    if len(intervals) < len(rows):
-        return "without intervals, it is not known whether chance explains these differences"
-    beyond = [arm for arm, (low, high) in intervals.items() if low > 0 or high < 0]
-    if not beyond:
-        return "chance alone could explain these differences, because all intervals include 0"
-    if len(beyond) == len(rows):
-        return "chance alone is unlikely to explain these differences, because no interval includes 0"
-    one = len(beyond) == 1
-    which, ending = ("the one", "interval excludes") if one else ("those", "intervals exclude")
-    others = listed(map(_others, beyond))
-    return f"chance alone could explain these differences, except {which} from {others}, whose {ending} 0"
+def _reading(rows: Mapping[str, Comparison], num_comparisons: int) -> str:
+    """Say which differences chance could explain: those that are not significant, as the verdict has it."""
+    if any(row.significant is None for row in rows.values()):
+        return "without p values, it is not known whether chance explains these differences"
+    corrected = f" after correction for {num_comparisons} comparisons" if num_comparisons > 1 else ""
+    clear = [arm for arm, row in rows.items() if row.significant]
+    if not clear:
+        return f"chance could explain these differences{corrected}"
+    if len(clear) == len(rows):
+        return f"chance is an unlikely explanation of these differences{corrected}"
+    which = "that" if len(clear) == 1 else "those"
+    return f"chance could explain these differences{corrected}, except {which} from {listed(map(_others, clear))}"
 
 
 def _signed(value: float) -> str:

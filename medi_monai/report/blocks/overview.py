@@ -19,8 +19,8 @@ from medi_monai.results.probing import ProbeResults
 __all__ = ["accuracy_plot", "cohort_bars", "fidelity_overview", "main_arms", "shortcut_overview"]
 
 #: size in inches of the small plots, which share a row
-SMALL = (5.2, 3.0)
-WIDTH, ROW_INCHES, TEXT_SIZE = 8.2, 0.245, 10
+SMALL = (5.2, 2.8)
+WIDTH, ROW_INCHES, TEXT_SIZE = 8.2, 0.225, 10
 #: left and right end of the axes of the accuracy plot, as fractions of the width of the figure
 LEFT, RIGHT = 0.275, 0.765
 

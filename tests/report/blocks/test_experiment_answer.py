@@ -11,13 +11,15 @@ FIGURES = {"balanced_accuracy": 0.7, "frechet_distance": 5.0, "frechet_distance_
            "attribute_fidelity": {}}  # fmt: skip
 
 
-def results(differences=None, verdict=None, trainings=1, **probe):
-    """Of four arms at 0.5, 0.6, 0.7 and 0.8; ``differences`` are value, low and high by arm."""
+def results(p_values=None, verdict=None, trainings=1, **probe):
+    """Of four arms at 0.5, 0.6, 0.7 and 0.8; ``p_values`` are those of differences by arm, corrected; without one, undefined."""
     content = {**probe_content(), **probe}
-    if differences is not None:
-        rows = {arm: comparison("balanced_accuracy", arm, 0.0) for arm in differences}
-        for arm, (value, low, high) in differences.items():
-            rows[arm]["difference"] |= {"value": value, "ci95": None if low is None else [low, high]}
+    if p_values is not None:
+        rows = {arm: comparison("balanced_accuracy", arm, 0.1) for arm in p_values}
+        for arm, p_value in p_values.items():
+            rows[arm]["p_holm"] = p_value
+            if p_value is None:
+                rows[arm]["difference"] |= {"value": None, "ci95": None}
         content["comparisons"] = list(rows.values())
     training = {"seed": 0, "arms": {"cls": FIGURES, "medi": FIGURES}, "evaluation": "page.html"}
     return typed(
@@ -55,16 +57,16 @@ def test_the_sentences_are_question_result_and_certainty():
 
 
 @pytest.mark.parametrize(
-    ("differences", "reading"),
+    ("p_values", "reading"),
     [
-        ({"real": (0.1, -0.1, 0.3), "cls": (0.0, -0.2, 0.2)}, "because all intervals include 0."),
-        ({"real": (0.1, 0.01, 0.3), "cls": (-0.1, -0.2, -0.01)}, "chance alone is unlikely to explain these"),
-        ({"real": (0.1, 0.01, 0.3), "cls": (0.1, -0.1, 0.3)}, "except the one from real images alone, whose interval"),
-        ({"real": (0.1, None, None)}, "without intervals, it is not known"),
+        ({"real": 0.07, "cls": 0.6}, "chance could explain these differences after correction for 2 comparisons."),
+        ({"real": 0.01, "cls": 0.04}, "chance is an unlikely explanation of these differences after correction"),
+        ({"real": 0.01, "cls": 0.6}, "comparisons, except that from real images alone."),
+        ({"real": None}, "without p values, it is not known"),
     ],
 )
-def test_it_says_which_differences_chance_may_explain(differences, reading):
-    assert reading in answer_sentences(results(differences))[2]
+def test_it_says_which_differences_chance_may_explain(p_values, reading):
+    assert reading in answer_sentences(results(p_values))[2]
 
 
 def test_a_reason_not_to_rely_on_the_figures_comes_before_them():
@@ -83,5 +85,5 @@ def test_findings_that_need_attention_are_counted_and_trainings_as_well():
 def test_patients_are_no_combinations_and_what_is_undefined_is_said():
     content = copy.deepcopy(probe_content()["test"])
     content |= {"unit": "patient", "num_units": 32}
-    certainty = answer_sentences(results({"real": (None, None, None)}, test=content))[2]
+    certainty = answer_sentences(results({"real": None}, test=content))[2]
     assert "an undefined amount compared with real images alone" in certainty and " in 32 " not in certainty
