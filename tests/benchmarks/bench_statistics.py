@@ -6,9 +6,9 @@ Every study draws anew what another one would: centers, combinations, patients, 
 model (``tests/helpers/simulated_studies.py``). The real probes are fitted, and two arms are compared as the run
 ``probing`` compares them. Prints, for each design and null hypothesis, how often the 95 % interval contains no
 difference, how often the test finds one (p < 0.05), and the mean standard error next to the standard deviation of the
-differences; then for planted differences, how often the interval contains the mean difference of all studies, how
-often the test finds it, and how often arms are called equivalent within 0.05. The uncertainty of a share of 400 studies
-is 2 percentage points.
+differences; then for planted differences (two trainings of one recipe, a share of one's images of wrong classes), how
+often the interval contains the mean difference of all studies, how often the test finds it, and how often arms are
+called equivalent within 0.05. The 95 % interval of a share near 0.95 is 4 percentage points wide with 400 studies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from simulated_studies import DEMO, DEMO_TEN, FEW, NULLS, Design, study
 from medi_monai.results.probing import Comparison
 from medi_monai.utils.workers import map_processes
 
-DESIGNS = {"demo, one training": DEMO, "demo, ten trainings": DEMO_TEN, "few: 3 trainings, 4 draws": FEW}
+DESIGNS = {"demo, one training": DEMO, "few: 3 trainings, 4 draws": FEW, "demo, ten trainings": DEMO_TEN}
 FIGURES = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": "worst group"}
 #: shares of wrong classes among the images of the second arm
 WRONG = (0.3, 0.5, 0.8)
@@ -69,21 +69,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes")
     options = parser.parse_args()
     start = time.time()
-    head = "mean | covered | p < 0.05 | equivalent | mean standard error | standard deviation | studies |"
-    print(f"| no difference | {head}\n|{'---|' * 8}")
+    head = "mean | covered | p < 0.05 | equivalent | standard error | deviation | studies |"
+    print(f"| design, arms: figure | {head}\n|{'---|' * 8}")
     for name, design in DESIGNS.items():
         count = options.ten if design is DEMO_TEN else options.studies
-        for null in NULLS:
-            found = simulate(design, null, count, options.workers)
-            for figure, title in FIGURES.items():
-                print(row(f"{name}, {null}: {title}", [one[figure] for one in found], 0.0), flush=True)
-    print(f"\n| planted difference | {head}\n|{'---|' * 8}")
-    for name, design in DESIGNS.items():
-        count = options.ten if design is DEMO_TEN else options.studies
-        for wrong in WRONG:
-            found = simulate(replace(design, wrong=wrong), "trainings", count, options.workers)
-            for figure, title in FIGURES.items():
-                print(row(f"{name}, {wrong:.0%} wrong: {title}", [one[figure] for one in found]), flush=True)
+        planted = [(f"{wrong:.0%} wrong", "trainings", wrong, None) for wrong in WRONG]
+        for title, null, wrong, truth in [*((null, null, 0.0, 0.0) for null in NULLS), *planted]:
+            found = simulate(replace(design, wrong=wrong), null, count, options.workers)
+            for figure, of_figure in FIGURES.items():
+                print(row(f"{name}, {title}: {of_figure}", [one[figure] for one in found], truth), flush=True)
     print(f"\n{time.time() - start:.0f} s")
 
 

@@ -12,7 +12,7 @@ FIGURES = {"balanced_accuracy": 0.7, "frechet_distance": 5.0, "frechet_distance_
 
 
 def results(p_values=None, verdict=None, trainings=1, **probe):
-    """Of four arms at 0.5, 0.6, 0.7 and 0.8; ``p_values`` are those of differences by arm, corrected; without one, undefined."""
+    """Of four arms at 0.5, 0.6, 0.7 and 0.8; ``p_values`` are corrected, by arm; None: undefined."""
     content = {**probe_content(), **probe}
     if p_values is not None:
         rows = {arm: comparison("balanced_accuracy", arm, 0.1) for arm in p_values}
