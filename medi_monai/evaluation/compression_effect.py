@@ -11,7 +11,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import spread_rows
 from medi_monai.cohort.reading import PatchReader
 from medi_monai.evaluation.compression import AUTO_QUALITY
-from medi_monai.evaluation.embedding import ImageSets, draw_name
+from medi_monai.evaluation.embedding import Embedder, ImageSets, draw_name
 from medi_monai.evaluation.fidelity import FLOOR, halve_by_patient
 from medi_monai.metrics import frechet_distance
 from medi_monai.networks.encoders import CompressedEncoder, Encoder
@@ -29,38 +29,38 @@ Drawn = Mapping[str, tuple[str, np.ndarray]]
 REFERENCE = "reference"
 
 
-def compression_effect(
-    sets: ImageSets, encoder: Encoder, image_size: int, min_images: int, seed: int = 0, batch_size: int = 256
-) -> CompressionEffect | None:
+def compression_effect(sets: ImageSets, embedder: Embedder, min_images: int, seed: int = 0) -> CompressionEffect | None:
     """Compare Fréchet distances with and without compressing all images as JPEG before they are embedded.
 
     As in :func:`medi_monai.evaluation.fidelity.compare_group`, real images are halved by patient, and each arm and the
     other half are compared with the same half at matched counts. Both versions have the same images.
 
     Args:
-        sets: real images and those of each arm in the same combinations, with their features by ``encoder``; images
+        sets: real images and those of each arm in the same combinations, with their features by ``embedder``; images
             without features are embedded.
-        encoder: encoder of the features; the quality is its own or, if it does not compress, ``AUTO_QUALITY``.
-        image_size: side of the images in pixels.
+        embedder: how images are embedded; the quality is that of its encoder or, if it does not compress,
+            ``AUTO_QUALITY``.
         min_images: smallest number of matched images of a combination.
         seed: seed of the choice of images.
-        batch_size: batch size of the encoder.
 
     Returns:
         Means over the combinations with the most images, at most :data:`MAX_COMBINATIONS`; None if all have too few.
     """
+    encoder = embedder.encoder
     compressed = encoder if isinstance(encoder, CompressedEncoder) else CompressedEncoder(encoder, AUTO_QUALITY)
     drawn = [rows for group in range(len(sets.names)) if (rows := _drawn(sets, group, min_images, seed)) is not None]
     drawn = sorted(drawn, key=lambda rows: -len(rows[REFERENCE][1]))[:MAX_COMBINATIONS]
     if not drawn:
         return None
-    pixels = {name: _pixels(sets.images[name], drawn, name, image_size) for name in sets.images}
+    pixels = {name: _pixels(sets.images[name], drawn, name, embedder.image_size) for name in sets.images}
     distances = {}
     for version, used in (("plain", compressed.encoder), ("compressed", compressed)):
         # one version is embedded already
         known = sets.features if used is encoder else {}
         features = {
-            name: {row: known[name][row] for row in held} if name in known else _embedded(held, used, batch_size)
+            name: {row: known[name][row] for row in held}
+            if name in known
+            else _embedded(held, used, embedder.batch_size)
             for name, held in pixels.items()
         }
         distances[version] = _mean_distances(drawn, features)

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,13 +25,14 @@ from medi_monai.cohort.samples import MANIFEST
 from medi_monai.cohort.samples import SETTINGS_FILE as SAMPLING_FILE
 from medi_monai.engines.distributed import torchrun_session
 from medi_monai.engines.handlers import attach_bar
-from medi_monai.evaluation.probing import FeatureStore
+from medi_monai.evaluation.compression import NONE, compressed_encoder
+from medi_monai.evaluation.probing import FeatureStore, ImageSet
 from medi_monai.networks.encoders import Encoder
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import json_digest, read_json
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["PIXEL_COLUMNS", "GroupName", "ImageSets", "draw_name", "embed_all", "embed_images", "features_folder"]
+__all__ = ["PIXEL_COLUMNS", "Embedder", "GroupName", "ImageSets", "draw_name", "embed_images", "features_folder"]
 
 #: name of a group: values of a combination of label and attributes, or name of a subgroup
 GroupName: TypeAlias = str | tuple[str, ...]
@@ -223,40 +224,62 @@ def features_folder(images: Cohort, features_dir: str | os.PathLike | None = Non
     return Path(features_dir) / f"{images.root.name}_{json_digest(str(images.root.resolve()))[:8]}"
 
 
-def embed_all(
-    cohort: Cohort,
-    arms: Mapping[str, Cohort],
-    encoder: Encoder,
-    image_size: int,
-    batch_size: int = 256,
-    device: str = "cpu",
-    num_workers: int = 0,
-    features_dir: str | os.PathLike | None = None,
-) -> tuple[dict[str, np.ndarray], bool]:
-    """Embed the real images (``real``) and those of each arm.
+@dataclass(frozen=True)
+class Embedder:
+    """How images are read and embedded.
 
     Args:
-        cohort: real images.
-        arms: images of each arm.
         encoder: encoder of the features.
-        image_size: side of the images in pixels.
-        batch_size: batch size of the encoder.
+        image_size: side of the images in pixels, before resizing by the encoder.
+        batch_size: images per batch of the encoder.
         device: device of the encoder.
-        num_workers: number of processes that read images.
+        num_workers: number of processes that read ahead; with 0, images are read between batches.
         features_dir: folder of features, as for :func:`features_folder`.
-
-    Returns:
-        ``(N, D)`` features by name, and whether this is the first of ``torchrun``'s processes, the only one to
-        continue.
+        compression: compression of all images before they are embedded; see
+            :func:`medi_monai.evaluation.compression.compressed_encoder`.
     """
-    with torchrun_session() as shard:
-        features = {}
-        for name, images in {"real": cohort, **arms}.items():
-            folder = features_folder(images, features_dir)
-            features[name] = embed_images(
-                images, encoder, folder, image_size, batch_size, device, num_workers=num_workers, shard=shard
-            ).features
-    return features, shard.rank == 0
+
+    encoder: Encoder
+    image_size: int
+    batch_size: int = 256
+    device: str | torch.device = "cpu"
+    num_workers: int = 0
+    features_dir: str | os.PathLike | None = None
+    compression: str | int = NONE
+
+    def compressing(self, real: Cohort, generated: Mapping[str, Cohort] | None = None) -> Embedder:
+        """Return an embedder whose encoder compresses all images, if these real and generated images need it."""
+        encoder = compressed_encoder(self.encoder, self.compression, real, generated)
+        return replace(self, encoder=encoder, compression=NONE)
+
+    def __call__(
+        self, images: Cohort, shard: Shard, transform: Any = None, recipe: Mapping[str, Any] | None = None
+    ) -> ImageSet:
+        """Return the features of images after a transform, which ``recipe`` describes; see :func:`embed_images`."""
+        store = embed_images(
+            images,
+            self.encoder,
+            features_folder(images, self.features_dir),
+            self.image_size,
+            self.batch_size,
+            self.device,
+            transform,
+            self.num_workers,
+            recipe,
+            shard,
+        )
+        return ImageSet(store.folder, images.table)
+
+    def embed_all(self, images: Mapping[str, Cohort]) -> tuple[dict[str, np.ndarray], bool]:
+        """Embed several sets of images.
+
+        Returns:
+            ``(N, D)`` features by name, and whether this is the first of ``torchrun``'s processes, the only one to
+            continue.
+        """
+        with torchrun_session() as shard:
+            features = {name: self(of_name, shard).features for name, of_name in images.items()}
+        return features, shard.rank == 0
 
 
 def draw_name(name: GroupName) -> str | list[str]:

@@ -16,10 +16,10 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import combination_codes
 from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.handlers import attach_bar
-from medi_monai.evaluation.compression import NONE, compressed_encoder, compression_findings
+from medi_monai.evaluation.compression import compression_findings
 from medi_monai.evaluation.compression_effect import compression_effect
 from medi_monai.evaluation.diversity import DiversitySettings, diversity, mean_diversity, relative_variance
-from medi_monai.evaluation.embedding import ImageSets, embed_all
+from medi_monai.evaluation.embedding import Embedder, ImageSets
 from medi_monai.evaluation.fidelity import (
     DISTANCES,
     FLOOR,
@@ -37,7 +37,6 @@ from medi_monai.evaluation.memorization import Closest, MeasuredMemory, memoriza
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.evaluation.verdicts.blank_encoder import encoder_findings
 from medi_monai.metrics import Moments, paired_test
-from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_evaluation_page
 from medi_monai.results import Figure, print_findings, typed, write_run
 from medi_monai.results.metrics import ArmsMetrics, MetricFigures
@@ -61,17 +60,11 @@ def evaluate_run(
     arms: Mapping[str, str | os.PathLike],
     label: str,
     attributes: Sequence[str],
-    encoder: Encoder,
-    image_size: int,
+    embedder: Embedder,
     output_dir: str | os.PathLike,
     settings: FidelitySettings | None = None,
     c_values: Sequence[float] = (0.001, 0.01, 0.1, 1.0),
-    batch_size: int = 256,
-    device: str = "cpu",
-    num_workers: int = 0,
-    features_dir: str | os.PathLike | None = None,
     pixel_figures: bool = True,
-    compression: str | int = NONE,
 ) -> ArmsMetrics | None:
     """Compare sampled images with real ones and write ``metrics.json``, ``metrics.csv`` and ``report.html``.
 
@@ -80,19 +73,12 @@ def evaluate_run(
         arms: ``output_dir`` of the sampling run of each arm.
         label: column of the class.
         attributes: columns that form a combination with the label.
-        encoder: encoder of the features.
-        image_size: side of the images in pixels.
+        embedder: how images are embedded.
         output_dir: output folder; earlier results are moved to ``earlier-<n>``.
         settings: settings of the comparison.
         c_values: values of C for the classifiers of generated images.
-        batch_size: batch size of the encoder.
-        device: device of the encoder.
-        num_workers: number of processes that read images.
-        features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
         pixel_figures: whether to compute the figures that do not depend on the encoder: copies of training images,
             diversity and pixel variance; otherwise they are undefined.
-        compression: compression of all images before they are embedded; see
-            :func:`medi_monai.evaluation.compression.compressed_encoder`.
 
     Returns:
         The content of ``metrics.json``; None in all but the first of ``torchrun``'s processes, which only embed.
@@ -103,8 +89,9 @@ def evaluate_run(
     settings, columns = settings or FidelitySettings(), [label, *attributes]
     real, sampled = known_rows(cohort, columns), read_arms(arms, columns, RESERVED_NAMES)
     warnings = check_arms(sampled, cohort, columns)
-    encoder = compressed_encoder(encoder, compression, real, sampled)
-    features, first = embed_all(real, sampled, encoder, image_size, batch_size, device, num_workers, features_dir)
+    embedder = embedder.compressing(real, sampled)
+    encoder, image_size = embedder.encoder, embedder.image_size
+    features, first = embedder.embed_all({"real": real, **sampled})
     if not first:
         return None
     warnings += [*encoder_findings(features["real"], encoder.name), *compression_findings(encoder)]
@@ -132,9 +119,7 @@ def evaluate_run(
             "arms": {arm: measured.of_arm(arm) for arm in sampled},
             "comparisons": _comparisons(results, list(sampled)),
             "warnings": warnings,
-            "compression": compression_effect(
-                sets, encoder, image_size, settings.min_images, settings.seed, batch_size
-            ),
+            "compression": compression_effect(sets, embedder, settings.min_images, settings.seed),
         },
     )
     samples = sample_gallery(real, sampled, columns, image_size, SHOWN_IMAGES)

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.samples import known_rows
 from medi_monai.engines.distributed import torchrun_session
-from medi_monai.evaluation.compression import NONE, compressed_encoder
-from medi_monai.evaluation.embedding import features_folder
+from medi_monai.evaluation.embedding import Embedder, features_folder
 from medi_monai.evaluation.settings import ProbeSettings
-from medi_monai.evaluation.views import Embedder, embed_real_views
-from medi_monai.networks.encoders import Encoder
+from medi_monai.evaluation.views import embed_real_views
 from medi_monai.results import plain
 from medi_monai.utils.records import claim_results
 from medi_monai.utils.run_dir import finish_run
@@ -24,14 +22,9 @@ def embed_run(
     cohort: Cohort,
     columns: Sequence[str],
     baselines: Sequence[str],
-    encoder: Encoder,
-    image_size: int,
+    embedder: Embedder,
     output_dir: str | os.PathLike,
     settings: ProbeSettings | None = None,
-    batch_size: int = 256,
-    device: str = "cpu",
-    features_dir: str | os.PathLike | None = None,
-    compression: str | int = NONE,
 ) -> None:
     """Embed the real images, and those of their views that baselines need, and write ``summary.json``.
 
@@ -42,23 +35,16 @@ def embed_run(
         cohort: real images.
         columns: label and attributes; images without a value of one of them are left out.
         baselines: baselines of the probing.
-        encoder: encoder of the features.
-        image_size: side of the images in pixels.
+        embedder: how images are embedded.
         output_dir: output folder.
         settings: normalization, and number and strength of the augmentations.
-        batch_size: batch size of the encoder.
-        device: device of the encoder.
-        features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
-        compression: compression of all images before they are embedded; see
-            :func:`medi_monai.evaluation.compression.compressed_encoder`.
 
     Raises:
         InputError: as for :func:`medi_monai.evaluation.embedding.embed_images`.
     """
     settings = settings or ProbeSettings()
     real = known_rows(cohort, columns)
-    encoder = compressed_encoder(encoder, compression, real)
-    embedder = Embedder(encoder, image_size, batch_size, device, features_dir)
+    embedder = embedder.compressing(real)
     with torchrun_session() as shard:
         views, augmented = embed_real_views(real, baselines, settings, embedder, shard)
     if shard.rank > 0:
@@ -69,7 +55,7 @@ def embed_run(
         output_dir,
         made={"images": len(real), "views": len(views) + len(augmented)},
         figures={},
-        settings=plain({**vars(settings), "baselines": list(baselines), "encoder": encoder.describe()}),
+        settings=plain({**vars(settings), "baselines": list(baselines), "encoder": embedder.encoder.describe()}),
         digests={"cohort": cohort.digest},
-        where=features_folder(real, features_dir),
+        where=features_folder(real, embedder.features_dir),
     )

@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Any
 
 from medi_monai.cohort import Cohort, Shard
-from medi_monai.evaluation.embedding import embed_images, features_folder
+from medi_monai.evaluation.embedding import Embedder
 from medi_monai.evaluation.probing import ImageSet
 from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED
 from medi_monai.evaluation.settings import ProbeSettings
-from medi_monai.networks.encoders import Encoder
 from medi_monai.wsi.transforms import patch_transforms
 
-__all__ = ["Embedder", "embed_real_views", "normalizing"]
-
-
-@dataclass(frozen=True)
-class Embedder:
-    """Embeds images, or opens features that are stored already; see :func:`embed_images`."""
-
-    encoder: Encoder
-    image_size: int
-    batch_size: int
-    device: str
-    features_dir: str | os.PathLike | None
-
-    def __call__(
-        self, images: Cohort, shard: Shard, transform: Any = None, recipe: Mapping[str, Any] | None = None
-    ) -> ImageSet:
-        """Return the features of images after a transform, which ``recipe`` describes."""
-        folder = features_folder(images, self.features_dir)
-        store = embed_images(
-            images, self.encoder, folder, self.image_size, self.batch_size, self.device, transform, 0, recipe, shard
-        )
-        return ImageSet(store.folder, images.table)
+__all__ = ["embed_real_views", "normalizing"]
 
 
 def normalizing(settings: ProbeSettings) -> dict[str, Any]:
-    """Return transform and recipe of stain normalization, arguments of an :class:`Embedder`."""
+    """Return transform and recipe of stain normalization, arguments of an embedder."""
     transform = patch_transforms(geometry=False, normalize=settings.normalization)
     return {"transform": transform, "recipe": {"normalized": settings.normalization}}
 

@@ -10,7 +10,7 @@ from PIL import Image
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.audit.compression import is_lossy
 from medi_monai.evaluation.compression import AUTO_QUALITY, compressed_encoder, compression_findings
-from medi_monai.evaluation.embedding import embed_images, features_folder
+from medi_monai.evaluation.embedding import Embedder, embed_images, features_folder
 from medi_monai.evaluation.probing import FeatureStore
 from medi_monai.evaluation.real_embedding import embed_run
 from medi_monai.evaluation.settings import CompressionSettings
@@ -83,7 +83,8 @@ def test_features_are_those_of_pillows_round_trip_in_a_store_of_their_own(lossle
 
 
 def test_what_is_embedded_ahead_is_compressed_too(lossy, encoder, tmp_path):
-    embed_run(lossy, ["tumor"], [], encoder, SIZE, tmp_path / "ahead", features_dir=tmp_path, compression="auto")
+    embedder = Embedder(encoder, SIZE, features_dir=tmp_path, compression="auto")
+    embed_run(lossy, ["tumor"], [], embedder, tmp_path / "ahead")
     (folder,) = features_folder(lossy, tmp_path).iterdir()
     described = FeatureStore.open(folder).fingerprint["encoder"]
     assert described == compressed_encoder(encoder, AUTO_QUALITY, lossy).describe()

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from medi_monai.cohort import Cohort
 from medi_monai.evaluation.compression import AUTO_QUALITY
 from medi_monai.evaluation.compression_effect import compression_effect
-from medi_monai.evaluation.embedding import ImageSets
+from medi_monai.evaluation.embedding import Embedder, ImageSets
 from medi_monai.metrics import frechet_distance
 from medi_monai.networks.encoders import CompressedEncoder, build_encoder
 from medi_monai.utils.pixels import stacked
@@ -52,7 +52,7 @@ def are_among(rows, features):
 
 
 def test_compression_brings_uncompressed_images_closer_to_compressed_ones(sets, encoder):
-    effect = compression_effect(sets, encoder, SIZE, 16)
+    effect = compression_effect(sets, Embedder(encoder, SIZE), 16)
     assert (effect.quality, effect.num_combinations, effect.n) == (AUTO_QUALITY, 2, 40)
     assert set(effect.plain) == set(effect.compressed) == {"floor", "medi"}
     excess = {name: getattr(effect, name)["medi"] - getattr(effect, name)["floor"] for name in ("plain", "compressed")}
@@ -67,7 +67,7 @@ def test_distances_are_those_of_the_same_images_in_both_versions(sets, encoder, 
         return frechet_distance(first, second)
 
     monkeypatch.setattr("medi_monai.evaluation.compression_effect.frechet_distance", spy)
-    effect = compression_effect(sets, encoder, SIZE, 16)
+    effect = compression_effect(sets, Embedder(encoder, SIZE), 16)
     # plain and compressed, floor and arm, two combinations of 20 images
     assert len(seen) == 8 and all(len(first) == len(second) == 20 for first, second in seen)
     compressed = CompressedEncoder(encoder, AUTO_QUALITY)
@@ -83,8 +83,8 @@ def test_distances_are_those_of_the_same_images_in_both_versions(sets, encoder, 
 
 
 def test_it_does_not_depend_on_whether_the_encoder_compresses(sets, encoder):
-    assert compression_effect(sets, CompressedEncoder(encoder, AUTO_QUALITY), SIZE, 16) == compression_effect(
-        sets, encoder, SIZE, 16, batch_size=256
+    assert compression_effect(sets, Embedder(CompressedEncoder(encoder, AUTO_QUALITY), SIZE), 16) == compression_effect(
+        sets, Embedder(encoder, SIZE), 16
     )
 
 
@@ -93,14 +93,14 @@ def test_features_that_are_there_are_used(sets, encoder):
     for name, cohort in sets.images.items():
         held = [np.asarray(Image.open(cohort.root / file)) for file in cohort.table["image"]]
         features[name] = encoder(stacked(held)).numpy()
-    known = compression_effect(replace(sets, features=features), encoder, SIZE, 16)
-    embedded = compression_effect(sets, encoder, SIZE, 16)
+    known = compression_effect(replace(sets, features=features), Embedder(encoder, SIZE), 16)
+    embedded = compression_effect(sets, Embedder(encoder, SIZE), 16)
     assert known.compressed == embedded.compressed and known.plain == pytest.approx(embedded.plain, rel=1e-3)
     # other features are used as well
     doubled = {name: 2 * values for name, values in features.items()}
-    known = compression_effect(replace(sets, features=doubled), encoder, SIZE, 16)
+    known = compression_effect(replace(sets, features=doubled), Embedder(encoder, SIZE), 16)
     assert known.plain == pytest.approx({name: 4 * value for name, value in embedded.plain.items()}, rel=1e-3)
 
 
 def test_too_few_images_have_no_effect(sets, encoder):
-    assert compression_effect(sets, encoder, SIZE, 21) is None
+    assert compression_effect(sets, Embedder(encoder, SIZE), 21) is None

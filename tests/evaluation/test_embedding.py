@@ -8,7 +8,7 @@ from monai.transforms import Compose
 from PIL import Image
 
 from medi_monai.cohort import Cohort, Shard, StreamedPatchDataset
-from medi_monai.evaluation.embedding import ImageSets, embed_all, embed_images
+from medi_monai.evaluation.embedding import Embedder, ImageSets, embed_images
 from medi_monai.evaluation.probing import FeatureStore
 from medi_monai.networks.encoders import Encoder
 from medi_monai.utils.errors import InputError, RunStopped
@@ -285,11 +285,12 @@ def test_features_of_images_on_a_share_go_to_a_folder_of_the_user(pixels, tmp_pa
         table = pd.DataFrame({"image": ["0.png"], "x": "0", "y": "0", "mpp": "1.0"})
         images[name] = Cohort(table, tmp_path / name)
     with pytest.raises(InputError, match="cannot write to .*features.*--features_dir names a folder"):
-        embed_all(images["share"], {"arm": images["arm"]}, Means(), SIZE)
-    first, _ = embed_all(images["share"], {"arm": images["arm"]}, Means(), SIZE, features_dir=tmp_path / "mine")
-    assert len(list((tmp_path / "mine").iterdir())) == 2 and not np.allclose(first["real"], first["arm"])
+        Embedder(Means(), SIZE).embed_all(images)
+    embedder = Embedder(Means(), SIZE, features_dir=tmp_path / "mine")
+    first, _ = embedder.embed_all(images)
+    assert len(list((tmp_path / "mine").iterdir())) == 2 and not np.allclose(first["share"], first["arm"])
     nothing_is_read()
-    again, _ = embed_all(images["share"], {"arm": images["arm"]}, Means(), SIZE, features_dir=tmp_path / "mine")
+    again, _ = embedder.embed_all(images)
     assert all(np.array_equal(again[name], first[name]) for name in first)
 
 

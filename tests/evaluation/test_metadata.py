@@ -9,6 +9,7 @@ from PIL import Image
 
 import medi_monai.evaluation.metadata as module
 from medi_monai.cohort import Cohort
+from medi_monai.evaluation.embedding import Embedder
 from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.metadata import evaluate_run
 from medi_monai.networks.encoders import build_encoder
@@ -64,9 +65,9 @@ def run(data, tmp_path, monkeypatch):
     )
 
     def go(cohort=data[0], arms=data[1], settings=SETTINGS, **more):
-        encoder = build_encoder("embedded")
+        embedder = Embedder(build_encoder("embedded"), SIZE)
         return evaluate_run(
-            cohort, arms, "project_id", ["center"], encoder, SIZE, tmp_path / "out", settings, (0.01, 1.0), **more
+            cohort, arms, "project_id", ["center"], embedder, tmp_path / "out", settings, (0.01, 1.0), **more
         )
 
     return go
@@ -139,9 +140,8 @@ def test_an_encoder_that_does_not_see_the_images_is_told_and_a_real_one_is_not(d
     told = {}
     for encoder in (ModuleEncoder(AlwaysTheSame(), "blank", 4), build_encoder("embedded")):
         folder = tmp_path / encoder.name
-        metrics = evaluate_run(
-            *data, "project_id", ["center"], encoder, SIZE, folder, SETTINGS, (0.01,), features_dir=folder / "features"
-        )
+        embedder = Embedder(encoder, SIZE, features_dir=folder / "features")
+        metrics = evaluate_run(*data, "project_id", ["center"], embedder, folder, SETTINGS, (0.01,))
         told[encoder.name] = [finding.name for finding in metrics.warnings]
         page = (folder / "report.html").read_text(encoding="utf-8")
         assert ("does not distinguish images" in page) == (encoder.name == "blank")

@@ -9,11 +9,12 @@ from PIL import Image
 import medi_monai.evaluation.embedding as embedding
 from medi_monai.cohort import Cohort
 from medi_monai.engines.distributed import torchrun_session
+from medi_monai.evaluation.embedding import Embedder
 from medi_monai.evaluation.metadata import evaluate_run
 from medi_monai.evaluation.probing.run import probe_run
 from medi_monai.evaluation.real_embedding import embed_run
 from medi_monai.evaluation.settings import ProbeSettings
-from medi_monai.evaluation.views import Embedder, embed_real_views, normalizing
+from medi_monai.evaluation.views import embed_real_views, normalizing
 from medi_monai.networks.encoders import build_encoder
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json
@@ -53,25 +54,25 @@ def embedded(monkeypatch):
 
 
 def test_what_is_embedded_ahead_is_found_by_evaluation_and_probing(cohort, tmp_path, embedded):
-    encoder = build_encoder("embedded")
-    embed_run(cohort, ["project_id", "center"], BASELINES, encoder, SIZE, tmp_path / "ahead", SETTINGS)
+    embedder = Embedder(build_encoder("embedded"), SIZE)
+    embed_run(cohort, ["project_id", "center"], BASELINES, embedder, tmp_path / "ahead", SETTINGS)
     assert embedded == [47] * 4
     summary = read_json(tmp_path / "ahead" / "summary.json")
     assert summary["run"] == "embedding" and summary["made"] == {"images": 47, "views": 4}
     assert summary["digests"] == {"cohort": cohort.digest}
     probe_run(
-        cohort, {}, "project_id", ["center"], None, BASELINES, encoder, SIZE, tmp_path / "out", SETTINGS, num_workers=1
+        cohort, {}, "project_id", ["center"], None, BASELINES, embedder, tmp_path / "out", SETTINGS, num_workers=1
     )
     with pytest.raises(InputError, match="no arms"):
-        evaluate_run(cohort, {}, "project_id", ["center"], encoder, SIZE, tmp_path / "evaluation")
+        evaluate_run(cohort, {}, "project_id", ["center"], embedder, tmp_path / "evaluation")
     assert embedded == [47] * 4
-    embed_run(cohort, ["project_id", "center"], BASELINES, encoder, SIZE, tmp_path / "ahead", SETTINGS)
+    embed_run(cohort, ["project_id", "center"], BASELINES, embedder, tmp_path / "ahead", SETTINGS)
     assert embedded == [47] * 4
 
 
 def test_views_are_embeddings_of_transformed_images(cohort, tmp_path):
     encoder = build_encoder("embedded")
-    embedder = Embedder(encoder, SIZE, 256, "cpu", tmp_path / "features")
+    embedder = Embedder(encoder, SIZE, features_dir=tmp_path / "features")
     with torchrun_session() as shard:
         views, augmented = embed_real_views(cohort, BASELINES, SETTINGS, embedder, shard)
         plain, none = embed_real_views(cohort, ["reweighted"], SETTINGS, embedder, shard)

@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from medi_monai.alignment.functional import subset_counts
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import stable_order
 from medi_monai.evaluation.alignment.inputs import AlignmentInputs
 from medi_monai.evaluation.alignment.predictions import ArmPredictions, predict_arm
-from medi_monai.evaluation.embedding import ImageSets, embed_all
+from medi_monai.evaluation.embedding import Embedder, ImageSets
 from medi_monai.evaluation.fidelity import FidelitySettings
-from medi_monai.networks.encoders import Encoder
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["ALL", "REFERENCE", "ComparedImages", "Embedding", "Measured", "compared_images", "target_rows"]
+__all__ = ["ALL", "REFERENCE", "ComparedImages", "Measured", "compared_images", "target_rows"]
 
 #: names of the group of all images, and of the real images
 ALL, REFERENCE = "all", "reference"
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """How images are read, embedded and classified.
-
-    Args:
-        encoder: encoder of the features.
-        image_size: side of the images in pixels.
-        batch_size: batch size of all networks.
-        device: device of all networks.
-        num_workers: number of processes that read images for the encoder.
-        features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
-    """
-
-    encoder: Encoder
-    image_size: int
-    batch_size: int = 256
-    device: str | torch.device = "cpu"
-    num_workers: int = 0
-    features_dir: str | os.PathLike | None = None
 
 
 @dataclass(frozen=True)
@@ -109,19 +85,10 @@ class Measured:
     pictures: Mapping[str, Any]
 
 
-def compared_images(inputs: AlignmentInputs, embedding: Embedding, settings: FidelitySettings) -> ComparedImages | None:
+def compared_images(inputs: AlignmentInputs, embedder: Embedder, settings: FidelitySettings) -> ComparedImages | None:
     """Embed and classify all images; return None in all but the first of ``torchrun``'s processes."""
-    image_size, batch_size = embedding.image_size, embedding.batch_size
-    features, first = embed_all(
-        inputs.cohort,
-        {**inputs.arms, REFERENCE: inputs.real},
-        embedding.encoder,
-        image_size,
-        batch_size,
-        str(embedding.device),
-        embedding.num_workers,
-        embedding.features_dir,
-    )
+    image_size, batch_size = embedder.image_size, embedder.batch_size
+    features, first = embedder.embed_all({"real": inputs.cohort, **inputs.arms, REFERENCE: inputs.real})
     if not first:
         return None
     scored = inputs.prompt if inputs.clip is not None else None

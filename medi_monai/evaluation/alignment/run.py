@@ -9,7 +9,7 @@ from typing import Any
 
 from medi_monai.evaluation.alignment.adherence import measure_adherence
 from medi_monai.evaluation.alignment.encoders import REGULARIZER
-from medi_monai.evaluation.alignment.images import ComparedImages, Embedding, Measured, compared_images
+from medi_monai.evaluation.alignment.images import ComparedImages, Measured, compared_images
 from medi_monai.evaluation.alignment.inputs import (
     AlignmentInputs,
     GeneratedImages,
@@ -22,6 +22,8 @@ from medi_monai.evaluation.alignment.quality import measure_memorization, measur
 from medi_monai.evaluation.alignment.seeds import pool_seeds, seed_results
 from medi_monai.evaluation.alignment.shares import measure_shares
 from medi_monai.evaluation.alignment.table import alignment_table
+from medi_monai.evaluation.compression import compression_findings
+from medi_monai.evaluation.embedding import Embedder
 from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.verdicts.alignment import cautions, verdict_by_arm
 from medi_monai.evaluation.verdicts.blank_encoder import encoder_findings, similarity_findings
@@ -49,7 +51,7 @@ def evaluate_alignment_run(
     real: RealImages,
     target: TargetSource,
     classifiers: Mapping[str, Any],
-    embedding: Embedding,
+    embedder: Embedder,
     output_dir: str | os.PathLike,
     clip: ClipModel | str | os.PathLike | None = None,
     alignment: str | os.PathLike | None = None,
@@ -67,7 +69,7 @@ def evaluate_alignment_run(
             role that is not filled: ``judge``, which took no part in the tuning and is required; ``guide``, whose
             gradient tuned the model, and ``validation``, which decided when to stop, whose predictions are reported
             next to those of the judge.
-        embedding: encoder, and how all networks are run.
+        embedder: how images are embedded; its batch size and device are those of all networks.
         output_dir: output folder; earlier results are moved to ``earlier-<n>``.
         clip: CLIP model of the CLIP score; None omits it.
         alignment: ``alignment.json`` of the tuning, or its folder; None if there is none.
@@ -85,8 +87,10 @@ def evaluate_alignment_run(
     settings = settings or FidelitySettings()
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance = {tolerance}: a total variation between 0 and 1, such as 0.05 for five points")
-    inputs = gather(generated, real, target, classifiers, clip, alignment, embedding.device)
-    images = compared_images(inputs, embedding, settings)
+    inputs = gather(generated, real, target, classifiers, clip, alignment, embedder.device)
+    embedder = embedder.compressing(inputs.cohort, inputs.arms)
+    encoder = embedder.encoder
+    images = compared_images(inputs, embedder, settings)
     if images is None:
         return None
     measured = [measure(images) for measure in MEASURES]
@@ -97,13 +101,13 @@ def evaluate_alignment_run(
     recorded_settings = {
         **vars(settings),
         "tolerance": tolerance,
-        "image_size": embedding.image_size,
+        "image_size": embedder.image_size,
         "prompt": generated.prompt,
         "arms": generated.folders,
         "named": generated.named or {},
     }
-    blank = encoder_findings(images.features["real"], embedding.encoder.name)
-    metrics = _metrics(inputs, figures, recorded_settings, embedding.encoder, costs or {}, blank)
+    notes = [*encoder_findings(images.features["real"], encoder.name), *compression_findings(encoder)]
+    metrics = _metrics(inputs, figures, recorded_settings, encoder, costs or {}, notes)
     return write_run(
         "evaluation",
         output_dir,

@@ -13,7 +13,8 @@ import pandas as pd
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.distributed import torchrun_session
-from medi_monai.evaluation.compression import NONE, compressed_encoder, compression_findings
+from medi_monai.evaluation.compression import compression_findings
+from medi_monai.evaluation.embedding import Embedder
 from medi_monai.evaluation.probing import (
     BASELINES,
     ProbeProtocol,
@@ -42,7 +43,7 @@ from medi_monai.evaluation.probing.tables import (
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.evaluation.shortcuts.figures import predicted_rows, shortcut_figures
 from medi_monai.evaluation.verdicts.blank_encoder import encoder_findings
-from medi_monai.evaluation.views import Embedder, embed_real_views, normalizing
+from medi_monai.evaluation.views import embed_real_views, normalizing
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page
 from medi_monai.results import print_findings, write_run
@@ -70,17 +71,12 @@ def probe_run(
     attributes: Sequence[str],
     demographics: Sequence[str] | None,
     baselines: Sequence[str],
-    encoder: Encoder,
-    image_size: int,
+    embedder: Embedder,
     output_dir: str | os.PathLike,
     settings: ProbeSettings | None = None,
-    batch_size: int = 256,
-    device: str = "cpu",
     num_workers: int | None = None,
     focus: str = "medi",
-    features_dir: str | os.PathLike | None = None,
     sweeps: Sequence[str] = SWEEPS,
-    compression: str | int = NONE,
 ) -> ProbeResults | None:
     """Compare training arms and write ``probe.json``, ``probe.csv`` and ``report.html``.
 
@@ -95,18 +91,12 @@ def probe_run(
         demographics: columns whose groups are compared (equal opportunity, equalized odds); None for those of
             :data:`DEMOGRAPHICS` that the cohort has.
         baselines: baselines from :data:`medi_monai.evaluation.probing.BASELINES`, in addition to ``real``.
-        encoder: encoder of the features.
-        image_size: side of the images in pixels.
+        embedder: how images are embedded; probes are fitted on its device.
         output_dir: output folder; earlier results are moved to ``earlier-<n>``.
         settings: settings of the comparison.
-        batch_size: batch size of the encoder.
-        device: device of encoder and probes.
         num_workers: number of processes that fit probes; by default one per core on the CPU.
         focus: arm that is compared with every other arm; the last one if no arm has this name.
-        features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
         sweeps: sweeps to perform, of :data:`medi_monai.evaluation.probing.arms.SWEEPS`.
-        compression: compression of all images before they are embedded; see
-            :func:`medi_monai.evaluation.compression.compressed_encoder`.
 
     Returns:
         The content of ``probe.json``; None in all but the first of ``torchrun``'s processes, which only embed.
@@ -124,7 +114,7 @@ def probe_run(
     trainings = _trainings(arms)
     folders = {name: folder for of_arm in trainings.values() for name, folder in of_arm.items()}
     real, sampled = known_rows(cohort, columns), read_arms(folders, columns, RESERVED_NAMES) if arms else {}
-    recolored = _recolored(real, sampled, columns, baselines, image_size, settings)
+    recolored = _recolored(real, sampled, columns, baselines, embedder.image_size, settings)
     names = [*(name for name in baselines if name not in RECOLORED or name in recolored), *trainings]
     if len(names) < 2:
         raise InputError("nothing to compare: give --arms or --baselines")
@@ -135,8 +125,8 @@ def probe_run(
     names += variants
     warnings = check_arms(sampled, cohort, columns)
     check_classes(real, sampled, label)
-    encoder = compressed_encoder(encoder, compression, real, sampled)
-    embedder = Embedder(encoder, image_size, batch_size, device, features_dir)
+    embedder = embedder.compressing(real, sampled)
+    encoder = embedder.encoder
     protocol = _protocol(real, sampled, recolored, variants, columns, baselines, settings, embedder)
     if protocol is None:
         return None
@@ -173,7 +163,7 @@ def probe_run(
         encoder=encoder.describe(),
         settings={
             **vars(settings),
-            "image_size": image_size,
+            "image_size": embedder.image_size,
             "arms": dict(arms),
             "focus": focus,
             "sweeps": list(sweeps),
@@ -277,7 +267,7 @@ def _protocol(
         attributes,
         settings.c_values,
         settings.seed,
-        embedder.device,
+        str(embedder.device),
         derived,
         variants,
     )

@@ -11,12 +11,11 @@ from PIL import Image
 from medi_monai.alignment.functional import make_target
 from medi_monai.alignment.functional.targets import parts_of
 from medi_monai.cohort import Cohort
-from medi_monai.evaluation.alignment.images import Embedding
 from medi_monai.evaluation.alignment.inputs import GeneratedImages, RealImages, TargetSource
 from medi_monai.evaluation.alignment.predictions import predict_arm
 from medi_monai.evaluation.alignment.quality import subgroup_diversity
 from medi_monai.evaluation.alignment.run import evaluate_alignment_run
-from medi_monai.evaluation.embedding import ImageSets
+from medi_monai.evaluation.embedding import Embedder, ImageSets
 from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.metrics.resampling import wilson_interval
 from medi_monai.networks.classifier import AttributeClassifier
@@ -89,9 +88,9 @@ def run(data, tmp_path, judge=None, target=None, **more):
     images = GeneratedImages(more.pop("arms", arms), more.pop("named", None))
     source = more.pop("source", TargetSource(target or {"dark": 0.5, "bright": 0.5}))
     classifiers = {"judge": judge or Brightness(), "guide": more.pop("guide", None)}
-    embedding, real = Embedding(build_encoder("embedded"), SIZE), RealImages(cohort, more.pop("reference", None))
+    embedder, real = Embedder(build_encoder("embedded"), SIZE), RealImages(cohort, more.pop("reference", None))
     given = {"settings": SETTINGS, **more}
-    return evaluate_alignment_run(images, real, source, classifiers, embedding, tmp_path / "out", **given)
+    return evaluate_alignment_run(images, real, source, classifiers, embedder, tmp_path / "out", **given)
 
 
 def test_the_run_finds_what_is_known(data, tmp_path, capsys):

@@ -12,6 +12,7 @@ import medi_monai.evaluation.probing.jobs as jobs
 import medi_monai.evaluation.probing.run as module
 import medi_monai.evaluation.shortcuts.figures as figures
 from medi_monai.cohort import Cohort
+from medi_monai.evaluation.embedding import Embedder
 from medi_monai.evaluation.probing.pairs import balanced_clustering
 from medi_monai.evaluation.probing.run import probe_run
 from medi_monai.evaluation.settings import ProbeSettings
@@ -88,8 +89,7 @@ def run(data, tmp_path, monkeypatch):
             attributes,
             options.pop("demographics"),
             baselines,
-            encoder,
-            SIZE,
+            Embedder(encoder, SIZE),
             tmp_path / folder,
             **options,
         )
