@@ -297,7 +297,7 @@ def _add_label_fidelity(page: Page, metrics: ArmsMetrics) -> None:
     page.section(
         "Label fidelity",
         "Share of generated images for which a classifier trained on real images predicts the requested value. The "
-        "first row is its accuracy on real images of patients that it was not trained on."
+        "first row is its accuracy on real images of patients not used to train it."
         + (f" Chance: {listed(chances)}." if chances else ""),
     )
     page.table(share_table(rows, "images"))

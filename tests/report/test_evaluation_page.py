@@ -118,7 +118,7 @@ def test_few_and_missing_combinations_are_told(tmp_path):
     assert "No combination not in training has enough images" in text and "one patient" not in text
     for figures in content["arms"].values():
         figures["frechet_distance"]["by_combination"][1]["one_patient"] = True
-    assert "In 1 of 2 combinations all real images come from one patient" in text_of(tmp_path, content)
+    assert "In 1 of 2 combinations, all real images come from one patient" in text_of(tmp_path, content)
 
 
 def test_what_is_undefined_is_a_dash_with_its_count(tmp_path):
