@@ -22,7 +22,15 @@ from medi_monai.metrics.groups import (
 )
 from medi_monai.metrics.kernel import KernelDistance, kernel_distance
 from medi_monai.metrics.moments import Moments, as_features, feature_blocks
-from medi_monai.metrics.neighbors import nearest_neighbors, precision_recall, robustness_by_k, robustness_index
+from medi_monai.metrics.neighbors import (
+    nearest_neighbors,
+    neighbor_pairs,
+    precision_recall,
+    ranked_neighbors,
+    robustness_by_k,
+    robustness_index,
+    robustness_of_neighbors,
+)
 from medi_monai.metrics.resampling import (
     FEWEST_PATIENTS,
     PatientSampler,
@@ -90,13 +98,16 @@ __all__ = [
     "ms_ssim_diversity",
     "mutual_information",
     "nearest_neighbors",
+    "neighbor_pairs",
     "normal_interval",
     "paired_test",
     "percentile_interval",
     "precision_recall",
+    "ranked_neighbors",
     "relative_spread",
     "robustness_by_k",
     "robustness_index",
+    "robustness_of_neighbors",
     "stain_regression",
     "structure",
     "wilson_interval",

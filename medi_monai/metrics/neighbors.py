@@ -7,11 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 
 from medi_monai.metrics.moments import Features, as_features, check_features, feature_blocks
 from medi_monai.utils.errors import InputError
 
-__all__ = ["nearest_neighbors", "precision_recall", "robustness_by_k", "robustness_index"]
+__all__ = [
+    "nearest_neighbors",
+    "neighbor_pairs",
+    "precision_recall",
+    "ranked_neighbors",
+    "robustness_by_k",
+    "robustness_index",
+    "robustness_of_neighbors",
+]
 
 #: numbers of queries and of references whose distances are held in memory at once
 BLOCK, REFERENCES = 1024, 16384
@@ -155,20 +164,57 @@ def robustness_by_k(
     Raises:
         InputError: as :func:`robustness_index`, and for ``ks`` that do not ascend.
     """
-    if not len(ks) or not (np.diff(ks) > 0).all():
-        raise InputError(f"numbers of neighbors {list(ks)}: give at least one, in ascending order")
+    _check_ascending(ks)
+    reach = int(ks[-1] if ks[0] > 0 else ks[0])
+    return robustness_of_neighbors(ranked_neighbors(features, reach, slides, cosine), labels, centers, ks)
+
+
+def ranked_neighbors(features: Features, k: int, slides: np.ndarray | None = None, cosine: bool = True) -> np.ndarray:
+    """Return the ``k`` nearest images of other slides of each image, nearest first.
+
+    Args:
+        features: ``(N, D)`` features.
+        k: number of neighbors.
+        slides: ``(N,)`` slides; by default, each image is a slide of its own.
+        cosine: whether features are first scaled to unit length.
+
+    Returns:
+        ``(N, k)`` row numbers; -1 where an image has fewer neighbors.
+
+    Raises:
+        InputError: for slides of the wrong length, values that are not finite, or ``k`` or fewer images.
+    """
     rows = as_features(features)
-    units = np.arange(len(rows)) if slides is None else slides
-    label, center, slide = (_codes(column, len(rows)) for column in (labels, centers, units))
+    slide = _codes(np.arange(len(rows)) if slides is None else slides, len(rows))
     if cosine:
         rows = torch.nn.functional.normalize(rows, eps=torch.finfo(rows.dtype).tiny)
-    reach = int(ks[-1] if ks[0] > 0 else ks[0])
-    distances, neighbors = (column_of_k.cpu().numpy() for column_of_k in _search(rows, rows, reach, slide))
-    found, known = np.isfinite(distances), (label >= 0) & (center >= 0)
+    distances, neighbors = (of_k.cpu().numpy() for of_k in _search(rows, rows, k, slide))
+    return np.where(np.isfinite(distances), neighbors, -1)
+
+
+def robustness_of_neighbors(
+    neighbors: np.ndarray, labels: np.ndarray, centers: np.ndarray, ks: Sequence[int]
+) -> list[dict]:
+    """Return :func:`robustness_index` for several numbers of neighbors, from neighbors that are already known.
+
+    Args:
+        neighbors: ``(N, K)`` row numbers of :func:`ranked_neighbors`, K the last of ``ks`` or more.
+        labels: ``(N,)`` classes.
+        centers: ``(N,)`` centers.
+        ks: numbers of neighbors, ascending.
+
+    Raises:
+        InputError: for columns of the wrong length, or ``ks`` that do not ascend.
+    """
+    _check_ascending(ks)
+    label, center = (_codes(column, len(neighbors)) for column in (labels, centers))
+    neighbors = neighbors[:, : ks[-1]]
+    found, good_pairs, bad_pairs = _shared(neighbors, label, center)
+    known = (label >= 0) & (center >= 0)
     pairs = found & known[:, None] & known[neighbors]
-    same_class, same_center = label[neighbors] == label[:, None], center[neighbors] == center[:, None]
+    same_class = label[neighbors] == label[:, None]
     starts = [0, *ks[:-1]]
-    masks = (pairs & same_class & ~same_center, pairs & ~same_class & same_center, pairs & same_class, pairs)
+    masks = (good_pairs, bad_pairs, pairs & same_class, pairs)
     # (K,) counts among the nearest k, by adding up the counts between one k and the next
     good, bad, same, every = (np.add.reduceat(mask.sum(0), starts).cumsum() for mask in masks)
     votes = np.stack(
@@ -186,10 +232,48 @@ def robustness_by_k(
             "neighbors": int(every[at]),
             "balanced_accuracy": _accuracy_of_votes(votes[..., at], label),
             "k": int(k),
-            "n": len(rows),
+            "n": len(neighbors),
         }
         for at, k in enumerate(ks)
     ]
+
+
+def neighbor_pairs(
+    neighbors: np.ndarray, labels: np.ndarray, centers: np.ndarray, units: np.ndarray, num_units: int
+) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """Count the neighbors of :func:`robustness_index` by the units, such as patients, of both images.
+
+    Args:
+        neighbors: ``(N, k)`` row numbers of :func:`ranked_neighbors`.
+        labels: ``(N,)`` classes.
+        centers: ``(N,)`` centers.
+        units: ``(N,)`` codes of the units, below ``num_units``.
+        num_units: U, number of units.
+
+    Returns:
+        Two ``(U, U)`` sparse arrays of counts, by the unit of the image and that of its neighbor: of the same class
+        from another center, and of another class from the same center.
+    """
+    label, center = (_codes(column, len(neighbors)) for column in (labels, centers))
+    counts = []
+    for mask in _shared(neighbors, label, center)[1:]:
+        image, at = np.nonzero(mask)
+        places = units[image], units[neighbors[image, at]]
+        counts.append(sparse.csr_array((np.ones(len(image)), places), shape=(num_units, num_units)))
+    return counts[0], counts[1]
+
+
+def _shared(neighbors: np.ndarray, label: np.ndarray, center: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # (N, k) bool: whether there is a neighbor; of the same class alone; of the same center alone
+    found, known = neighbors >= 0, (label >= 0) & (center >= 0)
+    pairs = found & known[:, None] & known[neighbors]
+    same_class, same_center = label[neighbors] == label[:, None], center[neighbors] == center[:, None]
+    return found, pairs & same_class & ~same_center, pairs & ~same_class & same_center
+
+
+def _check_ascending(ks: Sequence[int]) -> None:
+    if not len(ks) or not (np.diff(ks) > 0).all():
+        raise InputError(f"numbers of neighbors {list(ks)}: give at least one, in ascending order")
 
 
 def _accuracy_of_votes(votes: np.ndarray, label: np.ndarray) -> float:

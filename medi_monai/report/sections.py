@@ -20,6 +20,7 @@ from medi_monai.report.words import (
     percent_text,
     setting_text,
     share_table,
+    span,
 )
 from medi_monai.results import Finding
 from medi_monai.results.diagnostics import CorrelationSweep
@@ -338,13 +339,13 @@ def add_shortcut(page: Page, results: ShortcutFigures) -> None:
     page.table(share_table(rows, "predicted column"))
     index, score = shortcut.robustness_index, shortcut.clustering_score
     page.text(
-        f"Robustness index (PathoROB): {number(index.value, 3)} over {index.num_pairs:,} pairs of classes and of "
-        f"{center} (n = {index.n:,}, k = {index.k or DASH}). Of the k images of other slides that are most similar to "
+        f"Robustness index (PathoROB): {number(index.value, 3)}{span(index.ci95, 3)} over {index.num_pairs:,} pairs of "
+        f"classes and of {center} (n = {index.n:,}, k = {index.k or DASH}). Of the k images of other slides that are most similar to "
         f"an image, those that share only its class or only its {center} are counted, and the index is the fraction "
         f"that share the class: at 1, features follow class; at 0, {center}."
     )
     page.text(
-        f"Clustering score (PathoROB): {number(score.value, 3)} over {score.num_pairs:,} pairs (n = {score.n:,}). "
-        "Images are sorted into groups by similarity alone: at 1, the groups are the classes; at −1, they are the "
+        f"Clustering score (PathoROB): {number(score.value, 3)}{span(score.ci95, 3)} over {score.num_pairs:,} pairs "
+        f"(n = {score.n:,}). Images are sorted into groups by similarity alone: at 1, the groups are the classes; at −1, they are the "
         f"values of {center}; at 0, neither."
     )

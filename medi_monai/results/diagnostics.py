@@ -82,6 +82,8 @@ class RobustnessIndex(Result):
         num_pairs: number of balanced pairs of two classes and two centers.
         n: number of images in these pairs.
         balanced_accuracy: accuracy with which these neighbors predict the class, mean over pairs.
+        ci95: interval over patients, who are resampled within class and center; ``k``, the pairs and the neighbors of
+            each image are those of the data. ``None`` if it was not measured.
     """
 
     value: float | None
@@ -89,6 +91,12 @@ class RobustnessIndex(Result):
     num_pairs: int
     n: int
     balanced_accuracy: float | None = None
+    ci95: tuple[float, float] | None = None
+
+    @property
+    def figure(self) -> Figure:
+        """The index with its interval and number of images."""
+        return Figure(self.value, self.ci95, self.n)
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,8 @@ class ClusteringScore(Result):
         num_pairs: number of balanced pairs of two classes and two centers.
         n: number of images in these pairs.
         num_repeats: number of clusterings of a pair.
+        ci95: interval over patients, random halves of whom are clustered again; the pairs and their numbers of clusters
+            are those of the data. ``None`` if it was not measured.
     """
 
     value: float | None
@@ -112,6 +122,12 @@ class ClusteringScore(Result):
     num_pairs: int = 0
     n: int = 0
     num_repeats: int = 0
+    ci95: tuple[float, float] | None = None
+
+    @property
+    def figure(self) -> Figure:
+        """The score with its interval and number of images."""
+        return Figure(self.value, self.ci95, self.n)
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,9 @@ class UnseenAccuracy(Result):
         unseen: accuracy on combinations (or centers) that are not in training; ``None`` if the split holds out none.
         drop: in-domain accuracy minus accuracy on unseen combinations; ``None`` without one of them.
         training: the training rows.
-        split_scheme: scheme of the split.
+        split_scheme: scheme of the split, for ``auto`` the one that it chose; ``given`` if the table has the split.
         chance: balanced accuracy expected by chance.
+        split_reason: why this scheme, for ``auto``, or the column of the table; otherwise empty.
     """
 
     in_domain: DomainAccuracy | None
@@ -103,6 +104,7 @@ class UnseenAccuracy(Result):
     training: TrainingSet
     split_scheme: str
     chance: float
+    split_reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from medi_monai.cohort.features import FeatureCohort, FeatureSource, features_pa
 from medi_monai.cohort.groups import codes_of
 from medi_monai.cohort.prepare import AuditColumns
 from medi_monai.cohort.settings import FeatureSettings, check_named_once
+from medi_monai.cohort.splits import ChosenSplit, choose_split
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.evaluation.shortcuts.figures import column_accuracy, predicted_rows, shortcut_figures
-from medi_monai.evaluation.shortcuts.unseen import IN_DOMAIN, assign_domains, measure_unseen
+from medi_monai.evaluation.shortcuts.unseen import IN_DOMAIN, measure_unseen, take_in_domain
 from medi_monai.evaluation.verdicts.shortcuts import shortcut_conclusions
 from medi_monai.report.shortcuts import write_shortcut_page
 from medi_monai.results import Figure, Finding, write_run
@@ -35,6 +36,8 @@ from medi_monai.utils.text import plural
 
 __all__ = ["labeled_features", "shortcut_run"]
 
+#: plural of a unit
+PLURALS = {"patch": "patches", "slide": "slides", "patient": "patients"}
 #: version of the draws' content; stored draws of another version are not used
 DRAWS_VERSION = 1
 
@@ -56,6 +59,11 @@ def labeled_features(features: FeatureSettings, cohort: Mapping[str, Any], on_er
         raise InputError("metadata_columns is empty: name the attributes that may be shortcuts, first the center")
     if cohort["split_columns"][:1] != [cohort["label"]]:
         raise InputError(f"split_columns = {cohort['split_columns']}: the label, {cohort['label']!r}, has to be first")
+    if cohort["columns"].get("split") and cohort["split_scheme"] != "auto":
+        raise InputError(
+            f"split_scheme = {cohort['split_scheme']!r}, but the table has a split (columns: {{split: "
+            f"{cohort['columns']['split']}}}): leave out one of them"
+        )
     for name in cohort["split_columns"][1:]:
         if name not in cohort["metadata_columns"]:
             raise unknown_value("column of split_columns", name, cohort["metadata_columns"], "List it there as well.")
@@ -95,7 +103,7 @@ def shortcut_run(
         num_workers: number of processes that fit probes; by default one per core on the CPU.
 
     Raises:
-        InputError: for an attribute that has no value, or a split that is impossible.
+        InputError: for a label or attribute that has no value or a single one, or a split that is impossible.
     """
     output, label, attributes = Path(output_dir), settings["label"], list(settings["metadata_columns"])
     probing, scheme = ProbeSettings(**probe), _scheme(settings)
@@ -104,7 +112,9 @@ def shortcut_run(
     known = _known(binned, [label, *dict.fromkeys([attributes[0], *scheme.columns[1:]])])
     if not len(known.table):
         raise InputError(f"no row has values of {label!r} and {attributes[0]!r}: check --label and --metadata_columns")
-    domains = assign_domains(known.table, scheme)
+    _check_values(binned, label, attributes)
+    chosen = _chosen(known.table, scheme, settings["columns"].get("split"))
+    domains = take_in_domain(known.table, chosen.split, scheme)
     claim_results(output, "shortcuts")
     shown = {**dict(features), **settings, **dict(probing), "continuous": numeric}
     digest = json_digest({"version": DRAWS_VERSION, "features": cohort.digest, **{k: str(v) for k, v in shown.items()}})
@@ -114,11 +124,12 @@ def shortcut_run(
         label,
         list(dict.fromkeys([attributes[0], *scheme.columns[1:]])),
         probing,
-        scheme.name,
+        chosen.scheme,
         output / "repeats" / digest[:8],
         device,
         num_workers,
     )
+    unseen = replace(unseen, split_reason=chosen.reason)
     of_label, shortcuts = _measured(binned, label, attributes, probing, correlation)
     set_aside(output, [output / name for name in RESULTS["shortcuts"][0] if name != "repeats"])
     audited = _audited(cohort.table, known.table, domains)
@@ -168,6 +179,30 @@ def _scheme(settings: Mapping[str, Any]) -> SplitScheme:
         seed=settings["split_seed"],
         **{name: settings[name] for name in ("num_folds", "fold", "val_fraction")},
     )
+
+
+def _chosen(table: pd.DataFrame, scheme: SplitScheme, given: str | None) -> ChosenSplit:
+    """Return the split of the table if it has one (the column ``given``), otherwise that of the scheme."""
+    if not given:
+        return choose_split(table, scheme)
+    for name in ("train", "holdout"):
+        if not (table["split"] == name).any():
+            raise InputError(
+                f"the column {given!r} has no usable row of the split {name!r}: a probe needs training and held-out "
+                "rows (names: train, val, holdout; test means holdout)"
+            )
+    return ChosenSplit(table["split"], "given", f"column {given}")
+
+
+def _check_values(cohort: FeatureCohort, label: str, attributes: Sequence[str]) -> None:
+    for name, setting in ((label, "label"), *((name, "metadata_columns") for name in attributes)):
+        values = cohort.table[name][~missing_cells(cohort.table[name])].unique()
+        if len(values) == 1:
+            remedy = f"check --{setting}" if name in (label, attributes[0]) else f"leave it out of --{setting}"
+            raise InputError(
+                f"all {PLURALS[cohort.unit]} have the same {name}, {values[0]!r}, so there is nothing to compare: "
+                f"{remedy}"
+            )
 
 
 def _with_bins(table: pd.DataFrame, numeric: Sequence[str]) -> pd.DataFrame:
@@ -252,10 +287,9 @@ def _long_table(results: ShortcutResults) -> pd.DataFrame:
 
     add(results.label, "probe_accuracy", results.label_probe_accuracy)
     for name, attribute in results.attributes.items():
-        index, score = attribute.shortcut.robustness_index, attribute.shortcut.clustering_score
         add(name, "probe_accuracy", attribute.shortcut.center_probe_accuracy)
-        add(name, "robustness_index", Figure(index.value, None, index.n))
-        add(name, "clustering_score", Figure(score.value, None, score.n))
+        add(name, "robustness_index", attribute.shortcut.robustness_index.figure)
+        add(name, "clustering_score", attribute.shortcut.clustering_score.figure)
         add(name, "cramers_v_with_label", attribute.association)
     for test, accuracy in (("in_domain", results.unseen.in_domain), ("unseen", results.unseen.unseen)):
         if accuracy is not None:

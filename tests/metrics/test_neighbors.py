@@ -6,7 +6,14 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from medi_monai.metrics import neighbors
-from medi_monai.metrics.neighbors import nearest_neighbors, precision_recall, robustness_by_k, robustness_index
+from medi_monai.metrics.neighbors import (
+    nearest_neighbors,
+    neighbor_pairs,
+    precision_recall,
+    ranked_neighbors,
+    robustness_by_k,
+    robustness_index,
+)
 from medi_monai.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -189,6 +196,31 @@ def test_several_k_are_those_of_one_k_each_and_votes_equal_loops(slides):
         assert row["balanced_accuracy"] == pytest.approx(expected, abs=1e-12) and row["k"] == k
     with pytest.raises(InputError, match=r"\[3, 3\]: give at least one, in ascending order"):
         robustness_by_k(REAL, LABELS, CENTERS, [3, 3])
+
+
+def test_neighbors_are_ranked_and_those_of_the_same_slide_left_out():
+    ranked = ranked_neighbors(REAL, 39, SLIDES)
+    units = REAL / np.linalg.norm(REAL, axis=1, keepdims=True)
+    for i in range(40):
+        others = [j for j in range(40) if SLIDES[j] != SLIDES[i]]
+        expected = sorted(others, key=lambda j: distance(units[i], units[j]))
+        assert ranked[i].tolist() == expected + [-1] * (39 - len(expected))
+
+
+def test_pairs_of_neighbors_are_counted_by_the_units_of_both():
+    ranked, patients = ranked_neighbors(REAL, 6, SLIDES), RNG.integers(0, 11, 40)
+    good, bad = neighbor_pairs(ranked, LABELS, CENTERS, patients, 12)
+    expected = np.zeros((2, 12, 12))
+    for i, j in zip(np.repeat(np.arange(40), 6), ranked.ravel()):
+        if j < 0:
+            continue
+        same_class, same_center = LABELS[i] == LABELS[j], CENTERS[i] == CENTERS[j]
+        if same_class != same_center:
+            expected[int(same_center), patients[i], patients[j]] += 1
+    np.testing.assert_array_equal(good.toarray(), expected[0])
+    np.testing.assert_array_equal(bad.toarray(), expected[1])
+    index = robustness_index(REAL, LABELS, CENTERS, 6, SLIDES)
+    assert good.sum() == index["same_class_other_center"] and bad.sum() == index["other_class_same_center"]
 
 
 def test_missing_classes_and_centers_count_for_neither():

@@ -54,6 +54,8 @@ def test_a_planted_center_is_found_and_every_figure_is_written(tmp_path, capsys)
     center = results.attributes["hospital"].shortcut
     assert center.center_probe_accuracy.value > 0.9 > results.label_probe_accuracy.value
     assert center.robustness_index.value < 0.3 and center.clustering_score.value < -0.5
+    for figure in (center.robustness_index, center.clustering_score):
+        assert figure.ci95[0] < figure.value < figure.ci95[1]
     assert results.conclusions[0].text == "The features reveal hospital more than tumor."
     sex = results.attributes["sex"]
     assert sex.missing == 8 and sex.shortcut.center_probe_accuracy.ci95[0] < 0.5
@@ -65,8 +67,10 @@ def test_a_planted_center_is_found_and_every_figure_is_written(tmp_path, capsys)
     out = tmp_path / "out"
     assert read_results(out / "shortcuts.json", ShortcutResults) == results
     jsonschema.validate(json.loads((out / "shortcuts.json").read_text()), read_schema("shortcuts"))
-    table = pd.read_csv(out / "shortcuts.csv").set_index(["column", "figure"])["value"]
-    assert table["hospital", "robustness_index"] == pytest.approx(center.robustness_index.value)
+    table = pd.read_csv(out / "shortcuts.csv").set_index(["column", "figure"])
+    assert table.loc[("hospital", "robustness_index"), ["value", "low", "high"]].tolist() == pytest.approx(
+        [center.robustness_index.value, *center.robustness_index.ci95]
+    )
     audit = json.loads((out / "audit.json").read_text())
     value = audit["attributes"]["hospital"]["association"]["all"]["cramers_v"]["value"]
     assert results.attributes["hospital"].association.value == value
@@ -98,6 +102,43 @@ def test_centers_may_be_held_out_whole(tmp_path):
     assert {group.values["hospital"] for group in results.unseen.unseen.test.groups} == {"H1"}
     assert results.unseen.drop.difference.ci95[0] < 0.05
     assert results.conclusions[0].level == "ok"
+
+
+def test_the_split_that_was_chosen_and_why_is_on_the_page(tmp_path):
+    plant(tmp_path)
+    results = run(tmp_path, metadata_columns=["hospital"])
+    assert results.unseen.split_scheme == "combination_holdout"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Split: combination_holdout, the first scheme that these rows allow (--split_scheme auto)." in page
+
+
+def test_a_split_of_the_table_is_used_as_it_is(tmp_path):
+    plant(tmp_path)
+    table = pd.read_csv(tmp_path / "slides.csv", dtype=str, keep_default_na=False)
+    held = ((table["tumor"] == "A") & (table["hospital"] == "H2")).to_numpy()
+    table.assign(part=np.where(held, "test", "train")).to_csv(tmp_path / "slides.csv", index=False)
+    columns = {**COHORT["columns"], "split": "part"}
+    results = run(tmp_path, columns=columns, metadata_columns=["hospital"])
+    assert [tuple(group.values.values()) for group in results.unseen.unseen.test.groups] == [("A", "H2")]
+    assert results.unseen.split_scheme == "given" and results.unseen.in_domain is not None
+    assert "Split: that of the table, column part." in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(InputError, match="split_scheme = 'site_holdout', but the table has a split .*leave out one"):
+        run(tmp_path, columns=columns, split_scheme="site_holdout")
+    table.assign(part="train").to_csv(tmp_path / "slides.csv", index=False)
+    with pytest.raises(InputError, match="the column 'part' has no usable row of the split 'holdout'"):
+        run(tmp_path, "other", columns=columns)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("column, says", [("tumor", "check --label"), ("hospital", "check --metadata_columns"),
+                                          ("sex", "leave it out of --metadata_columns")])  # fmt: skip
+def test_a_column_with_a_single_value_is_one_line(tmp_path, column, says):
+    plant(tmp_path)
+    table = pd.read_csv(tmp_path / "slides.csv", dtype=str, keep_default_na=False)
+    table.assign(**{column: "one"}).to_csv(tmp_path / "slides.csv", index=False)
+    with pytest.raises(InputError, match=f"all patches have the same {column}, 'one', so .*{says}"):
+        run(tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,7 @@ from medi_monai.cohort.captions.roco import RocoTable, article_of, find_roco
 from medi_monai.cohort.captions.templates import CaptionTemplates
 from medi_monai.cohort.demo import DemoCohort
 from medi_monai.cohort.source import ImageTable
-from medi_monai.cohort.splits.patients import keep_apart
-from medi_monai.cohort.table import SPLITS
-from medi_monai.cohort.tables.cells import clean_cells
+from medi_monai.cohort.splits.given import GIVEN_SPLIT, one_side, split_names
 from medi_monai.cohort.tables.files import checked_folder
 from medi_monai.cohort.tables.layouts import LAYOUTS, TableSpec
 from medi_monai.cohort.tables.patterns import pattern_fields
@@ -29,8 +27,6 @@ __all__ = ["CAPTION_COLUMN", "CaptionTable"]
 CAPTION_COLUMN = "caption"
 
 ROLES = ("image", "slide", "patient", "caption", "split", "slice", "series")
-#: names of splits in published data sets, and their names here
-SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "test": "holdout"}
 
 ROCO = "roco"
 
@@ -175,7 +171,7 @@ class CaptionTable:
         for text, lacks in (("no caption", rows["caption"] == ""), ("no patient", rows["patient"] == "")):
             rows["problem"] = rows["problem"].mask((rows["problem"] == "") & lacks, text)
         if self.comes_split:
-            rows["split"] = _one_side(rows, self.table_name)
+            rows["split"] = one_side(rows, self.table_name)
         columns = ["image", "slide", "patient", "mpp", *self.metadata, "caption", "split"]
         return rows[[*columns, FILE, SLICE, SERIES, "row", "problem"]]
 
@@ -214,7 +210,7 @@ class CaptionTable:
         # if no captions are read, the column of the image name takes their place, because it always exists
         caption = self.columns.get("caption") or str(self._roles["slide"])
         mapping = {**(self.mapping or {}), CAPTION_COLUMN: {"column": caption}}
-        roles = {_SPLIT: self.columns.get("split"), SLICE: self.columns.get("slice"), SERIES: self._series_column}
+        roles = {GIVEN_SPLIT: self.columns.get("split"), SLICE: self.columns.get("slice"), SERIES: self._series_column}
         more = [name for name, column in roles.items() if column]
         mapping |= {name: {"column": roles[name]} for name in more}
         return ImageTable(
@@ -247,7 +243,7 @@ class CaptionTable:
             rows["slide"] = rows["image"]
         if self.columns.get("patient", "patient") is None:
             rows["patient"] = rows["image"]
-        rows["split"] = _split_names(rows[_SPLIT], self.table_name) if _SPLIT in rows else ""
+        rows["split"] = split_names(rows[GIVEN_SPLIT], self.table_name) if GIVEN_SPLIT in rows else ""
         for name in (SLICE, SERIES):
             rows[name] = rows.get(name, "")
         rows = expand_volumes(rows, self.folder, self.volumes)
@@ -255,10 +251,6 @@ class CaptionTable:
             rows["caption"], problem = self.templates.fill(rows, "image")
             rows["problem"] = rows["problem"].mask(rows["problem"] == "", problem)
         return rows
-
-
-#: temporary name of the split column in an :class:`ImageTable`, which uses the name ``split`` for another purpose
-_SPLIT = "split of the table"
 
 
 def _roco_table(folder: Path, table: RocoTable, missing: Sequence[str] | None) -> ImageTable:
@@ -270,27 +262,3 @@ def _roco_table(folder: Path, table: RocoTable, missing: Sequence[str] | None) -
 def _rows_of_roco(rows: pd.DataFrame, table: RocoTable) -> pd.DataFrame:
     rows = rows.assign(**{FILE: rows["image"], SLICE: "", SERIES: ""})
     return rows.assign(slide=rows["image"], patient=article_of(rows["slide"]), split=table.split)
-
-
-def _split_names(cells: pd.Series, where: str) -> pd.Series:
-    names = clean_cells(cells).str.lower()
-    names = names.map(lambda name: SPLIT_NAMES.get(name, name)).astype("str")
-    for value in sorted(set(names)):
-        if value not in ("", *SPLITS):
-            raise unknown_value(f"split in {where}", value, (*SPLITS, *SPLIT_NAMES))
-    return names
-
-
-def _one_side(rows: pd.DataFrame, where: str) -> pd.Series:
-    """Put each patient on one side of an existing split: exclude the other rows of patients who are held out."""
-    split = rows["split"].mask(rows["split"] == "", "excluded")
-    for held in ("val", "holdout"):
-        apart = keep_apart(rows, (split == held).to_numpy())
-        split = split.mask((apart == "excluded") & split.isin(["train", "val"]), "excluded")
-    moved = int(((split == "excluded") & rows["split"].isin(["train", "val"])).sum())
-    if moved:
-        print(
-            f"{where}: {moved} rows are excluded because other rows of their patients are held out",
-            flush=True,
-        )
-    return split

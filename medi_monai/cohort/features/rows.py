@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from medi_monai.cohort.source import ImageTable
+from medi_monai.cohort.splits.given import GIVEN_SPLIT, one_side, split_names
 from medi_monai.cohort.tables.layouts import TableSpec
 from medi_monai.cohort.tables.repeats import REPEATS
 from medi_monai.cohort.tables.roles import check_columns
@@ -20,7 +21,7 @@ from medi_monai.utils.text import listed, number_in, plural
 __all__ = ["ROLES", "Level", "RowKeys", "metadata_rows", "sole_rows"]
 
 #: roles of columns, with their default
-ROLES = {"slide": "slide", "patient": "patient", "x": None, "y": None}
+ROLES = {"slide": "slide", "patient": "patient", "x": None, "y": None, "split": None}
 #: roles in overlays of other runs, which features do not need
 UNUSED = ("image", "mpp")
 
@@ -98,20 +99,24 @@ def metadata_rows(metadata: Mapping[str, Any], keys: RowKeys, on_error: str) -> 
         on_error: ``stop`` or ``skip``.
 
     Returns:
-        Rows with ``slide``, ``patient``, label and attributes, ``row`` (position in the table) and, for a table of
-        patches, numbers ``x`` and ``y``; and a note if rows were left out.
+        Rows with ``slide``, ``patient``, label and attributes, ``row`` (position in the table), for a table of patches
+        numbers ``x`` and ``y``, and ``split`` if ``columns`` names a column of the split; and a note if rows were left
+        out.
 
     Raises:
-        InputError: for a table that cannot be read; for rows that cannot be used, unless they are skipped.
+        InputError: for a table that cannot be read, or an unknown name of a split; for rows that cannot be used, unless
+            they are skipped.
     """
     attributes = [name for name in metadata["attributes"] if name != metadata["label"]]
+    given = keys.columns["split"]
+    mapping = {**(metadata["mapping"] or {}), **({GIVEN_SPLIT: {"column": given}} if given else {})}
     source = ImageTable(
         root=metadata["dataset_dir"] or ".",
         table=metadata["table"],
         label=metadata["label"],
-        attributes=attributes,
+        attributes=[*attributes, *([GIVEN_SPLIT] if given else [])],
         columns={"image": keys.pattern, "slide": keys.columns["slide"], "patient": keys.columns["patient"]},
-        mapping=metadata["mapping"],
+        mapping=mapping or None,
         missing=metadata["missing"],
         unit="patches",
     )
@@ -134,7 +139,12 @@ def metadata_rows(metadata: Mapping[str, Any], keys: RowKeys, on_error: str) -> 
         notes.append(f"{plural(len(wrong), 'row')} of the table left out, such as {text}.")
         print(f"note: {notes[0]}", flush=True)
     kept = ["slide", "patient", metadata["label"], *attributes, "row", *(name for name in "xy" if name in rows)]
-    return rows.loc[problems == "", kept].reset_index(drop=True), notes
+    usable = rows.loc[problems == ""].reset_index(drop=True)
+    if not given:
+        return usable[kept], notes
+    usable["split"] = split_names(usable[GIVEN_SPLIT], source.table_name)
+    usable["split"] = one_side(usable, source.table_name)
+    return usable[[*kept, "split"]], notes
 
 
 def sole_rows(rows: pd.DataFrame, name: str, kind: str) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,25 @@ from medi_monai.cohort.splits.sites import split_by_site
 from medi_monai.cohort.table import require_columns
 from medi_monai.utils.errors import InputError
 
-__all__ = ["assign_splits"]
+__all__ = ["ChosenSplit", "assign_splits", "choose_split"]
 
 #: schemes that ``auto`` tries in this order, the hardest test first
 TRIED = ("combination_holdout", "subpopulation_holdout", "patient_kfold")
+
+
+@dataclass(frozen=True)
+class ChosenSplit:
+    """A split, with the scheme that made it.
+
+    Args:
+        split: split of each row; see :func:`assign_splits`.
+        scheme: name of the scheme; for ``auto``, of the one that it chose.
+        reason: why this one, for ``auto``; otherwise empty.
+    """
+
+    split: pd.Series
+    scheme: str
+    reason: str = ""
 
 
 def split_automatically(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
@@ -33,6 +48,10 @@ def split_automatically(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
     Raises:
         InputError: if none of them is possible; the message has the reason for each.
     """
+    return _choose(units, scheme).split
+
+
+def _choose(units: pd.DataFrame, scheme: SplitScheme) -> ChosenSplit:
     reasons: list[str] = []
     for name in TRIED:
         if len(scheme.columns) < SCHEMES[name].min_columns:
@@ -48,7 +67,8 @@ def split_automatically(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
             continue
         why = "".join(f"\n  not {reason}" for reason in reasons)
         print(f"split: {name}, chosen by --split_scheme auto{why}", flush=True)
-        return split
+        reason = "the first scheme that these rows allow (--split_scheme auto)"
+        return ChosenSplit(split, name, "; ".join([reason, *(f"not {other}" for other in reasons)]))
     raise InputError("no split of this cohort is possible. " + " ".join(reasons))
 
 
@@ -88,16 +108,31 @@ def assign_splits(rows: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
         InputError: for a missing column, a row without patient or label, or if a guarantee of the scheme cannot be met;
             the message names the classes or centers that are too small.
     """
+    return choose_split(rows, scheme).split
+
+
+def choose_split(rows: pd.DataFrame, scheme: SplitScheme) -> ChosenSplit:
+    """Return the split of :func:`assign_splits` with the scheme that made it, which matters for ``auto``.
+
+    Args:
+        rows: as for :func:`assign_splits`.
+        scheme: the split scheme.
+
+    Raises:
+        InputError: as :func:`assign_splits`.
+    """
     columns = ["patient", *scheme.columns]
     require_columns(rows, columns, "the table to split")
     units, unit_of_row = _units(rows, columns)
     if SCHEMES[scheme.name].by_file_order:
         units = units.loc[_file_order(rows, unit_of_row)]
-    split = RULES[scheme.name](units, scheme)
+    auto = scheme.name == "auto"
+    made = _choose(units, scheme) if auto else ChosenSplit(RULES[scheme.name](units, scheme), scheme.name)
+    split = made.split
     training = units[split == "train"]
     chosen = validation_patients(training, scheme.columns, scheme.validation_share, scheme.seed)
     split[(split == "train") & units["patient"].isin(chosen)] = "val"
-    return split.sort_index().take(unit_of_row).set_axis(rows.index)
+    return replace(made, split=split.sort_index().take(unit_of_row).set_axis(rows.index))
 
 
 def _units(rows: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:

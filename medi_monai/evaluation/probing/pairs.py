@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.cluster.vq import kmeans, vq
 
 from medi_monai.evaluation.probing.shortcut import rows_of_cells
-from medi_monai.metrics.neighbors import robustness_by_k
+from medi_monai.evaluation.shortcuts.intervals import clustering_interval, robustness_interval
+from medi_monai.metrics.neighbors import ranked_neighbors, robustness_of_neighbors
 from medi_monai.metrics.shortcut import adjusted_rand_index, mean_silhouette
 from medi_monai.results.diagnostics import ClusteringScore, RobustnessIndex
 from medi_monai.utils.seeding import seed_from
@@ -33,6 +35,8 @@ def balanced_robustness(
     seed: int = 0,
     max_images: int = 2000,
     max_pairs: int = 64,
+    patients: np.ndarray | None = None,
+    num_replicates: int = 0,
 ) -> RobustnessIndex:
     """Compute PathoROB's robustness index over balanced pairs of two classes and two centers (arXiv 2507.17845).
 
@@ -55,9 +59,12 @@ def balanced_robustness(
         seed: seed of the draw.
         max_images: maximum number of images of a pair.
         max_pairs: maximum number of pairs, chosen at random if there are more.
+        patients: ``(N,)`` patients, for the interval.
+        num_replicates: bootstrap samples of the patients; 0 for no interval.
 
     Returns:
-        The index over all pairs.
+        The index over all pairs. Its interval counts that other patients would have other neighbors
+        (:func:`~medi_monai.evaluation.shortcuts.intervals.robustness_interval`).
     """
     rng = np.random.default_rng(seed_from("robustness", seed))
     pairs = balanced_pairs(labels, centers, rng, max_images, max_pairs)
@@ -67,9 +74,8 @@ def balanced_robustness(
     ks = [k for k in NEIGHBORS if k <= reach]
     if not ks:
         return none
-    by_pair = [
-        robustness_by_k(np.asarray(features[rows]), labels[rows], centers[rows], ks, units[rows]) for rows in pairs
-    ]
+    ranked = [_compact(ranked_neighbors(np.asarray(features[rows]), ks[-1], units[rows])) for rows in pairs]
+    by_pair = [robustness_of_neighbors(near, labels[rows], centers[rows], ks) for near, rows in zip(ranked, pairs)]
     good, bad, accuracy = (
         np.array([[figures[name] for figures in of_pair] for of_pair in by_pair])
         for name in ("same_class_other_center", "other_class_same_center", "balanced_accuracy")
@@ -80,7 +86,11 @@ def balanced_robustness(
         return none
     at = int(best[0])
     value = float(good[at] / (good[at] + bad[at]))
-    return RobustnessIndex(value, ks[at], none.num_pairs, none.n, float(accuracy[at]))
+    interval = None
+    if patients is not None and num_replicates > 1:
+        nearest = [near[:, : ks[at]] for near in ranked]
+        interval = robustness_interval(nearest, pairs, labels, centers, patients, num_replicates, seed)
+    return RobustnessIndex(value, ks[at], none.num_pairs, none.n, float(accuracy[at]), interval)
 
 
 def balanced_clustering(
@@ -91,6 +101,7 @@ def balanced_clustering(
     max_images: int = 200,
     max_pairs: int = 8,
     num_repeats: int = 50,
+    patients: np.ndarray | None = None,
 ) -> ClusteringScore:
     """Compute PathoROB's clustering score over balanced pairs of two classes and two centers (arXiv 2507.17845).
 
@@ -111,9 +122,11 @@ def balanced_clustering(
         max_images: maximum number of images of a pair.
         max_pairs: maximum number of pairs, chosen at random if there are more.
         num_repeats: number of clusterings of a pair.
+        patients: ``(N,)`` patients, for the interval; None for no interval.
 
     Returns:
-        Means over all pairs.
+        Means over all pairs. The interval counts that other patients would form other clusters
+        (:func:`~medi_monai.evaluation.shortcuts.intervals.clustering_interval`).
     """
     rng = np.random.default_rng(seed_from("clustering", seed))
     pairs = balanced_pairs(labels, centers, rng, max_images, max_pairs)
@@ -121,21 +134,38 @@ def balanced_clustering(
     for rows in pairs:
         points = _unit_rows(features[rows])
         number = _num_clusters(points, rng)
-        clusterings = [_clusters(points, number, STARTS, rng) for _ in range(num_repeats)]
-        agreements.append(
-            [
-                np.mean([adjusted_rand_index(codes[rows], clusters) for clusters in clusterings])
-                for codes in (labels, centers)
-            ]
-        )
+        agreements.append(_agreements(points, labels[rows], centers[rows], number, num_repeats, rng))
         numbers.append(number)
     n = sum(map(len, pairs))
     if not pairs:
         return ClusteringScore(None, num_repeats=num_repeats)
     of_label, of_center = np.mean(agreements, axis=0).tolist()
-    return ClusteringScore(
-        of_label - of_center, of_label, of_center, statistics.median(numbers), len(pairs), n, num_repeats
-    )
+    score, interval = of_label - of_center, None
+    if patients is not None:
+        points_of = [_unit_rows(features[rows]) for rows in pairs]
+        interval = clustering_interval(score, points_of, pairs, labels, centers, patients, numbers, _agreements, seed)
+    return ClusteringScore(score, of_label, of_center, statistics.median(numbers), len(pairs), n, num_repeats, interval)
+
+
+def _compact(neighbors: np.ndarray) -> np.ndarray:
+    # those of all pairs are held until k is known
+    return neighbors.astype(np.int16) if len(neighbors) < 2**15 else neighbors
+
+
+def _agreements(
+    points: np.ndarray,
+    labels: np.ndarray,
+    centers: np.ndarray,
+    number: int,
+    num_repeats: int,
+    rng: np.random.Generator,
+) -> Sequence[float]:
+    # mean adjusted Rand index of repeated clusterings and classes, and of these and centers
+    clusterings = [_clusters(points, number, STARTS, rng) for _ in range(num_repeats)]
+    return [
+        float(np.mean([adjusted_rand_index(codes, clusters) for clusters in clusterings]))
+        for codes in (labels, centers)
+    ]
 
 
 def _unit_rows(features: np.ndarray) -> np.ndarray:

@@ -76,17 +76,17 @@ def shortcut_figures(
         c_values: values of C for the probes to choose from.
         seed: seed of all draws.
         correlation: accuracy as center and class become correlated, if it was measured.
-        num_replicates: as for :func:`column_accuracy`.
+        num_replicates: as for :func:`column_accuracy`; 0 also for no interval of the robustness index and the
+            clustering score.
         of_label: accuracy for the class on the same rows, if it was measured.
     """
     of_label = of_label or column_accuracy(features, table, label, c_values, seed, num_replicates)
     of_center = column_accuracy(features, table, center, c_values, seed, num_replicates)
     labels, centers = (codes_of(table, [column])[0] for column in (label, center))
     slides = codes_of(table, ["slide"])[0] if "slide" in table else None
-    return Shortcut(
-        of_label,
-        of_center,
-        balanced_robustness(features, labels, centers, slides, seed),
-        correlation or CorrelationSweep(),
-        balanced_clustering(features, labels, centers, seed),
+    patients = codes_of(table, ["patient"])[0] if num_replicates > 1 else None
+    robustness = balanced_robustness(
+        features, labels, centers, slides, seed, patients=patients, num_replicates=num_replicates
     )
+    clustering = balanced_clustering(features, labels, centers, seed, patients=patients)
+    return Shortcut(of_label, of_center, robustness, correlation or CorrelationSweep(), clustering)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medi_monai.cohort.splits import SplitScheme, assign_splits
+from medi_monai.cohort.splits import SplitScheme
 from medi_monai.cohort.splits.patients import validation_patients
 from medi_monai.evaluation.probing.arms import ImageSet
 from medi_monai.evaluation.probing.draws import Draw
@@ -29,14 +29,14 @@ from medi_monai.results.diagnostics import CorrelationSweep
 from medi_monai.results.shortcuts import DomainAccuracy, UnseenAccuracy
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["IN_DOMAIN", "UNSEEN", "assign_domains", "measure_unseen"]
+__all__ = ["IN_DOMAIN", "UNSEEN", "measure_unseen", "take_in_domain"]
 
 #: test sets
 IN_DOMAIN, UNSEEN = "in_domain", "unseen"
 
 
-def assign_domains(table: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
-    """Return the split of each row: those of a split scheme, and ``in_domain``, patients taken out of training.
+def take_in_domain(table: pd.DataFrame, split: pd.Series, scheme: SplitScheme) -> pd.Series:
+    """Take patients out of training for the in-domain test, and return the split with ``in_domain``.
 
     The in-domain test has the same combinations as training: of each combination with at least three patients, the
     fraction of the scheme. Nothing is taken if the holdout itself has no combination that training lacks, as in folds
@@ -44,12 +44,9 @@ def assign_domains(table: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
 
     Args:
         table: one row per image with ``patient`` and the columns of the scheme.
-        scheme: the split scheme.
-
-    Raises:
-        InputError: if the split is impossible.
+        split: ``train``, ``val``, ``holdout`` or ``excluded`` for each row.
+        scheme: its columns, fraction and seed.
     """
-    split = assign_splits(table, scheme)
     columns = list(scheme.columns)
     training, held = table[split == "train"], table[split == "holdout"]
     known = set(training[columns].itertuples(index=False, name=None))
@@ -77,7 +74,7 @@ def measure_unseen(
 
     Args:
         features: ``(N, D)`` features.
-        table: N rows with ``image``, ``patient``, label, attributes, and ``split`` of :func:`assign_domains`.
+        table: N rows with ``image``, ``patient``, label, attributes, and ``split`` of :func:`take_in_domain`.
         label: column of the class.
         attributes: columns that form a combination with the label; the first is the center.
         settings: settings of the probes.

@@ -78,7 +78,7 @@ def _robustness_conclusion(label: str, center: str, index: RobustnessIndex) -> t
         text = f"The robustness index is undefined: no two values of {label} share two values of {center}."
         return (Finding("note", text, name="robustness"),)
     text = (
-        f"Robustness index {number(index.value, 2)} (k = {index.k}): of the nearest neighbors that share only "
+        f"Robustness index {figure_text(index.figure, 2)}, k = {index.k}: of the nearest neighbors that share only "
         f"{label} or only {center}, {index.value:.0%} share {label}."
     )
     level = "warning" if index.value < 0.5 else "note"

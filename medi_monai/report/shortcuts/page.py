@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from medi_monai.report.page import LEVELS, Page
-from medi_monai.report.sections import add_correlation, add_findings, add_provenance, add_shortcut
+from medi_monai.report.sections import add_correlation, add_findings, add_provenance
 from medi_monai.report.shortcuts.plots import column_plot, domain_plot
-from medi_monai.report.words import DASH, figure_text, number, p_statement, share_table
+from medi_monai.report.words import DASH, figure_text, number, p_statement, share_table, span
 from medi_monai.results.shortcuts import DomainAccuracy, ShortcutResults
 from medi_monai.utils.text import plural
 
@@ -16,6 +16,8 @@ __all__ = ["write_shortcut_page"]
 
 #: plural of a unit
 UNITS = {"patch": "patches", "slide": "slides", "patient": "patients"}
+#: split schemes that are not named on the page as in the settings
+SPLITS = {"given": "that of the table"}
 #: titles of test sets
 IN_DOMAIN, UNSEEN = "in domain", "unseen combinations"
 POOLED = {
@@ -63,7 +65,6 @@ def write_shortcut_page(results: ShortcutResults, path: str | os.PathLike) -> Pa
     _add_columns(page, results)
     _add_unseen(page, results)
     add_correlation(page, results, {"real": f"Probe for {results.label}"})
-    add_shortcut(page, results)
     page.section(
         "Metadata",
         f"How strongly the metadata alone, without any features, couple {results.label} and attributes: counts of "
@@ -99,13 +100,15 @@ def _add_columns(page: Page, results: ShortcutResults) -> None:
     for name, accuracy in _accuracies(results).items():
         attribute = results.attributes.get(name)
         index = attribute and attribute.shortcut.robustness_index
+        score = attribute and attribute.shortcut.clustering_score
         rows[name] = {
             "balanced accuracy": figure_text(accuracy, 3),
             "chance": number(accuracy.chance, 3),
             "values": accuracy.num_values,
             f"Cramér's V with {results.label}": figure_text(attribute.association, 2) if attribute else DASH,
-            "robustness index": f"{number(index.value, 2)} (k\u00a0=\u00a0{index.k or DASH})" if index else DASH,
-            "clustering score": number(attribute.shortcut.clustering_score.value, 2) if attribute else DASH,
+            "robustness index": number(index.value, 2) + span(index.ci95, 2) if index else DASH,
+            "k": (index and index.k) or DASH,
+            "clustering score": number(score.value, 2) + span(score.ci95, 2) if score else DASH,
             UNITS[results.features.unit]: accuracy.n,
         }
     page.table(share_table(rows, "column"))
@@ -115,16 +118,31 @@ def _add_columns(page: Page, results: ShortcutResults) -> None:
         "metadata couple the two, each probe also benefits from what the features reveal about the other. The "
         "robustness index compares equal numbers of all four combinations of two classes and values."
     )
+    _add_pairs(page, results)
+
+
+def _add_pairs(page: Page, results: ShortcutResults) -> None:
+    index, score = results.shortcut.robustness_index, results.shortcut.clustering_score
+    center, units = results.center, UNITS[results.features.unit]
+    page.text(
+        f"Robustness index and clustering score are PathoROB's, for {center} over {index.num_pairs:,} and "
+        f"{score.num_pairs:,} pairs of classes and of {center} ({index.n:,} and {score.n:,} {units}). Of the k {units} "
+        f"of other slides that are most similar to one, those that share only its {results.label} or only the "
+        f"attribute are counted, and the index is the fraction that share {results.label}. Their 95% intervals are "
+        "over patients: other patients would be other neighbors, and form other clusters. They do not count another "
+        "choice of k, of the number of clusters, or of the pairs."
+    )
 
 
 def _add_unseen(page: Page, results: ShortcutResults) -> None:
     unseen, training = results.unseen, results.unseen.training
+    reason = f", {unseen.split_reason}" if unseen.split_reason else ""
     page.section(
         f"Accuracy for {results.label} in domain and on unseen combinations",
         f"Trained on {plural(training.n, results.features.unit, UNITS[results.features.unit])} of "
-        f"{plural(training.patients, 'patient')} in {plural(int(results.settings['num_repeats']), 'draw')}; split: "
-        f"{unseen.split_scheme}. In parentheses: 95% intervals over test combinations or patients and over training "
-        "patients.",
+        f"{plural(training.patients, 'patient')} in {plural(int(results.settings['num_repeats']), 'draw')}. Split: "
+        f"{SPLITS.get(unseen.split_scheme, unseen.split_scheme)}{reason}. In parentheses: 95% intervals over test "
+        "combinations or patients and over training patients.",
     )
     rows = {
         title: {

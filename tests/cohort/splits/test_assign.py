@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from medi_monai.cohort.splits import SCHEMES, SplitScheme, assign_splits
-from medi_monai.cohort.splits.assign import RULES
+from medi_monai.cohort.splits.assign import RULES, choose_split
 from medi_monai.utils.errors import InputError
 
 COLUMNS = ("label", "center", "race")
@@ -220,6 +220,12 @@ def test_the_first_scheme_that_a_cohort_allows_is_chosen_and_named(rows, chosen,
     assert [line.split(":")[0] for line in lines[1:]] == [
         "  not combination_holdout", "  not subpopulation_holdout"
     ][:reasons]  # fmt: skip
+    made = choose_split(rows, scheme)
+    assert made.split.equals(split) and made.scheme == chosen
+    said = made.reason.split("; not ")
+    assert said[0] == "the first scheme that these rows allow (--split_scheme auto)" and len(said) == 1 + reasons
+    named = choose_split(rows, SplitScheme(("label", "center"), chosen))
+    assert (named.scheme, named.reason) == (chosen, "")
 
 
 def test_where_no_scheme_is_possible_every_reason_is_given():

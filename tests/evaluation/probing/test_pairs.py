@@ -6,6 +6,7 @@ from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, silhou
 
 from medi_monai.evaluation.probing import pairs as module
 from medi_monai.evaluation.probing.pairs import balanced_clustering, balanced_pairs, balanced_robustness
+from medi_monai.metrics import robustness_by_k
 from medi_monai.results.diagnostics import ClusteringScore, RobustnessIndex
 
 
@@ -80,7 +81,7 @@ def test_k_is_the_one_of_the_best_votes_not_of_the_purest_neighbors():
     labels, centers = np.repeat([0, 1], 80), np.tile([0, 1], 80)
     features = np.eye(2)[labels] + 0.55 * rng.standard_normal((160, 2))
     index = balanced_robustness(features, labels, centers)
-    by_k = module.robustness_by_k(features, labels, centers, [k for k in module.NEIGHBORS if k < 160])
+    by_k = robustness_by_k(features, labels, centers, [k for k in module.NEIGHBORS if k < 160])
     purest = max(by_k, key=lambda row: row["same_class"] / row["neighbors"])
     assert index.k != purest["k"]
     assert index.balanced_accuracy == max(row["balanced_accuracy"] for row in by_k) > purest["balanced_accuracy"]

@@ -7,14 +7,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 
-from medi_monai.cohort.splits import SplitScheme
+from medi_monai.cohort.splits import SplitScheme, assign_splits
 from medi_monai.evaluation.probing import DrawCondition, ImageSet, ProbeProtocol
 from medi_monai.evaluation.settings import ProbeSettings
-from medi_monai.evaluation.shortcuts.unseen import IN_DOMAIN, assign_domains, measure_unseen
+from medi_monai.evaluation.shortcuts.unseen import IN_DOMAIN, measure_unseen, take_in_domain
 
 SETTINGS = ProbeSettings(
     num_repeats=3, probe_replicates=50, sweep_repeats=1, sweep_correlations=[0.0, 1.0], c_values=[0.1]
 )
+
+
+def assign_domains(table, scheme):
+    return take_in_domain(table, assign_splits(table, scheme), scheme)
 
 
 def planted(shift, patients=6, patches=8, seed=0):

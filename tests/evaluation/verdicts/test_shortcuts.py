@@ -58,7 +58,7 @@ def test_what_is_revealed_more_comes_first(label, center, level, says):
 def test_neighbors_and_losses_are_judged():
     both = accuracy(0.8, 0.7, 0.9), accuracy(0.8, 0.7, 0.9)
     found = conclusions(*both, 0.4)
-    assert found["robustness"].level == "warning" and "(k = 11)" in found["robustness"].text
+    assert found["robustness"].level == "warning" and ", k = 11:" in found["robustness"].text
     assert "40% share tumor" in found["robustness"].text
     assert found["drop"].level == "warning" and "loses accuracy" in found["drop"].text
     assert conclusions(*both, 0.8)["robustness"].level == "note"

@@ -28,8 +28,9 @@ def results():
     part = DomainAccuracy(RepeatedFigure(0.655, (0.6, 0.7), 20), test)
     drop = Comparison("balanced_accuracy", ("in_domain", "unseen"), Figure(0.123, (0.05, 0.2), 3), p_value=0.004)
     center = Shortcut(
-        LABEL, CENTER, RobustnessIndex(0.213, 31, 4, 80), CorrelationSweep(), ClusteringScore(-0.4, 0.1, 0.5)
-    )
+        LABEL, CENTER, RobustnessIndex(0.213, 31, 4, 80, ci95=(0.15, 0.29)), CorrelationSweep(),
+        ClusteringScore(-0.4, 0.1, 0.5, num_pairs=3, n=60, ci95=(-0.62, -0.18)),
+    )  # fmt: skip
     nothing = Shortcut(LABEL, replace(CENTER, value=None, chance=None, ci95=None), RobustnessIndex(None, None, 0, 0),
                        CorrelationSweep())  # fmt: skip
     return ShortcutResults(
@@ -40,7 +41,9 @@ def results():
             "hospital <b>": AttributeShortcut(Figure(0.31, (0.2, 0.4), 60), center, 0),
             "sex": AttributeShortcut(Figure(None), nothing, 90),
         },
-        unseen=UnseenAccuracy(part, part, drop, TrainingSet(50, 30, 10, ("A", "B")), "auto", 0.5),
+        unseen=UnseenAccuracy(
+            part, part, drop, TrainingSet(50, 30, 10, ("A", "B")), "subpopulation_holdout", 0.5, "the first that fits"
+        ),
         conclusions=(Finding("warning", "The answer."), Finding("note", "Its figures.")),
         warnings=(Finding("note", "3 files were left out."),),
         settings={"num_repeats": 3},
@@ -54,8 +57,15 @@ def test_the_answer_comes_first_and_every_column_is_shown(tmp_path):
     assert "1,024 features of 90 slides (90 slides, 60 patients)" in page
     assert "Each slide is the mean of the features of its patches." in page
     text = " ".join(re.sub(r"<[^>]+>", " ", page).replace("\xa0", " ").split())
-    assert "hospital &lt;b&gt; 0.934 (0.900 to 0.960) 0.250 4 0.31 (0.20 to 0.40) 0.21 (k = 31) −0.40 90" in text
-    assert "sex – (n = 90) – 4 – – (k = –) – 90" in text
+    assert (
+        "hospital &lt;b&gt; 0.934 (0.900 to 0.960) 0.250 4 0.31 (0.20 to 0.40) 0.21 (0.15 to 0.29) 31 "
+        "−0.40 (−0.62 to −0.18) 90"
+    ) in text
+    assert "sex – (n = 90) – 4 – – – – 90" in text
+    # once only
+    assert text.count("0.934 (0.900 to 0.960)") == 1 and text.count("0.21 (0.15 to 0.29)") == 1
+    assert "over 4 and 3 pairs of classes and of hospital &lt;b&gt; (80 and 60 slides)" in text
+    assert "Split: subpopulation_holdout, the first that fits" in text
     assert "Difference: 0.123 (0.050 to 0.200), p = 0.004" in text and 'href="audit.html"' in page
     assert "3 files were left out." in text and "hospital <b>" not in page
 
