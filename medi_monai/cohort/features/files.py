@@ -25,6 +25,8 @@ __all__ = ["FEATURE_SUFFIXES", "SlideFeatures", "list_feature_files", "read_feat
 FEATURE_SUFFIXES = (".h5", ".hdf5", ".npz")
 #: names of the arrays in such a file
 FEATURES, COORDS = "features", "coords"
+#: key of the encoder's name, which TRIDENT writes to attributes of the features: itself, or in the name of the folder
+ENCODER = "name of the encoder"
 #: errors of NumPy, zip and HDF5 for a file that is damaged or of another format
 DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
@@ -36,19 +38,24 @@ class SlideFeatures:
     Args:
         features: ``(N, D)`` float32, N of 1 or more, all finite.
         coords: ``(N, 2)`` x and y of the patches in level 0 pixels; None if unknown.
+        encoder: name of the encoder, if the file has it.
     """
 
     features: np.ndarray
     coords: np.ndarray | None = None
+    encoder: str | None = None
 
     @classmethod
-    def checked(cls, features: np.ndarray, coords: np.ndarray | None, where: object) -> SlideFeatures:
+    def checked(
+        cls, features: np.ndarray, coords: np.ndarray | None, where: object, encoder: str | None = None
+    ) -> SlideFeatures:
         """Check arrays and convert them.
 
         Args:
             features: ``(N, D)`` numbers; ``(D,)`` for a single row; ``(1, N, D)``, with a batch dimension, as well.
             coords: ``(N, 2)`` or ``(1, N, 2)`` numbers, or None.
             where: where they come from, for the error message.
+            encoder: name of the encoder, if known.
 
         Raises:
             InputError: for another shape, no rows, Python objects, text, or values that are not finite in float32.
@@ -69,11 +76,11 @@ class SlideFeatures:
                 f"first in row {wrong[0]}: compute them again"
             )
         if coords is None:
-            return cls(values)
+            return cls(values, None, encoder)
         places = _numbers(coords, f"{where}: coords")
         if places.shape != (len(values), 2):
             raise InputError(f"{where}: coords have the shape {coords.shape}, which should be {(len(values), 2)}")
-        return cls(values, places)
+        return cls(values, places, encoder)
 
 
 def _numbers(values: np.ndarray, what: str) -> np.ndarray:
@@ -109,7 +116,7 @@ def list_feature_files(folder: str | os.PathLike) -> dict[str, Path]:
 
 
 def read_feature_file(path: str | os.PathLike) -> SlideFeatures:
-    """Read ``features`` and, if the file has them, ``coords``; nothing in the file is executed.
+    """Read ``features`` and, if the file has them, ``coords`` and the name of the encoder; nothing in it is executed.
 
     Args:
         path: a ``.npz``, ``.h5`` or ``.hdf5`` file. Without an array ``features``, its only matrix of floats is taken.
@@ -122,6 +129,7 @@ def read_feature_file(path: str | os.PathLike) -> SlideFeatures:
         with (_npz if path.suffix.lower() == ".npz" else _hdf5)(path) as arrays:
             features = _features(arrays, path)
             coords = arrays[COORDS]() if COORDS in arrays else None
+            encoder = str(arrays[ENCODER]()) if ENCODER in arrays else None
     except InputError:
         raise
     except DAMAGED as error:
@@ -131,13 +139,14 @@ def read_feature_file(path: str | os.PathLike) -> SlideFeatures:
                 "np.savez(path, features=np.asarray(features, 'float32'))"
             ) from None
         raise InputError(f"cannot read the features in {path} ({one_line(error, 200)}): write the file again") from None
-    return SlideFeatures.checked(features, coords, path)
+    return SlideFeatures.checked(features, coords, path, encoder)
 
 
 def _features(arrays: Mapping[str, Callable[[], np.ndarray]], path: Path) -> np.ndarray:
     if FEATURES in arrays:
         return arrays[FEATURES]()
-    matrices = [values for name, load in arrays.items() if name != COORDS and _is_matrix(values := load())]
+    others = {name: load for name, load in arrays.items() if name not in (COORDS, ENCODER)}
+    matrices = [values for load in others.values() if _is_matrix(values := load())]
     if len(matrices) != 1:
         raise unknown_value("array", FEATURES, arrays, f"{path} should have an array of this name.")
     return matrices[0]
@@ -163,4 +172,14 @@ def _hdf5(path: Path) -> Iterator[dict[str, Callable[[], np.ndarray]]]:
     with h5py.File(path, "r", locking=False) as file:
         # a link may lead to a file elsewhere
         own = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
-        yield {name: partial(np.asarray, file[name]) for name in own if isinstance(file[name], h5py.Dataset)}
+        arrays = {name: partial(np.asarray, file[name]) for name in own if isinstance(file[name], h5py.Dataset)}
+        encoder = _encoder(dict(file[FEATURES].attrs)) if FEATURES in arrays else None
+        yield arrays if encoder is None else {**arrays, ENCODER: lambda: np.asarray(encoder)}
+
+
+def _encoder(attributes: Mapping[str, object]) -> str | None:
+    name, folder = (attributes.get(key) for key in ("encoder", "savetodir"))
+    if isinstance(name, str) and name not in ("", "None"):
+        return name
+    last = posixpath.basename(folder.replace("\\", "/").rstrip("/")) if isinstance(folder, str) else ""
+    return last.removeprefix("features_") if last.startswith("features_") else None

@@ -56,7 +56,8 @@ class FeatureCohort:
 
     Args:
         features: ``(N, D)`` float32, sorted by ``image``.
-        table: N rows with ``image`` (a unique name), ``slide``, ``patient``, label and attributes as strings.
+        table: N rows with ``image`` (a unique name), ``slide``, ``patient``, label and attributes as strings, and
+            ``split`` if the table of metadata has a split.
         unit: what a row is: ``patch``, ``slide`` or ``patient``.
         notes: what was left out or matched by a similar name, one sentence each.
     """
@@ -105,8 +106,17 @@ def read_feature_cohort(source: FeatureSource, metadata: Mapping[str, Any]) -> F
     parts = _of_table(source, keys, rows, notes) if in_table else _of_folder(source, keys, rows, notes)
     features: list[np.ndarray] = []
     tables: list[pd.DataFrame] = []
+    encoders: dict[str, str] = {}
     for part in parts:
         taken, about = _taken(part, source)
+        if part.features.encoder is not None:
+            encoders.setdefault(part.features.encoder, part.name)
+        if len(encoders) > 1:
+            (one, first), (other, second) = encoders.items()
+            raise InputError(
+                f"features of {first!r} are from the encoder {one!r} and those of {second!r} from {other!r}: use one "
+                "encoder for all"
+            )
         if features and taken.shape[1] != features[0].shape[1]:
             raise InputError(
                 f"features of {tables[0]['image'].iloc[0]!r} have {features[0].shape[1]:,} dimensions and those of "
@@ -237,7 +247,7 @@ def _placed(part: _Part, keys: RowKeys, source: FeatureSource, notes: list[str])
             raise InputError(f"{text}: both need level 0 pixels of the upper left corner")
         _note(notes, f"{text}; they are left out.")
     at, rows = at[at >= 0], rows[at >= 0]
-    yield replace(part, rows=rows, features=SlideFeatures(content.features[at], content.coords[at]))
+    yield replace(part, rows=rows, features=replace(content, features=content.features[at], coords=content.coords[at]))
 
 
 def _taken(part: _Part, source: FeatureSource) -> tuple[np.ndarray, pd.DataFrame]:

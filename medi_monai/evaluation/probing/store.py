@@ -46,6 +46,7 @@ class FeatureStore:
 
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
+        _check_files(self.folder)
         if not (self.folder / STORE_FILE).is_file():
             raise InputError(f"no features in {self.folder} ({STORE_FILE} is missing): embed the images first")
         stored = read_json(self.folder / STORE_FILE)
@@ -53,7 +54,7 @@ class FeatureStore:
             self.fingerprint: dict[str, Any] = stored["fingerprint"]
             self.count, self.dim, self.block_size = (int(stored[name]) for name in ("count", "dim", "block_size"))
             self._array = np.load(self.folder / FEATURES_FILE, mmap_mode="r")
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
             raise InputError(f"the features in {self.folder} are damaged ({error}); delete the folder") from error
         if self._array.shape != (self.count, self.dim) or self._array.dtype != np.float32:
             raise InputError(f"{self.folder / FEATURES_FILE} does not match {STORE_FILE}; delete the folder")
@@ -102,6 +103,7 @@ class FeatureStore:
         with folder_lock(folder) as locked:
             if locked:
                 remove_temporaries(folder)
+            _check_files(folder)
             if (folder / STORE_FILE).is_file():
                 store = cls(folder)
                 store._check(fingerprint, len(table), dim)
@@ -217,6 +219,12 @@ class FeatureStore:
 
     def __len__(self) -> int:
         return self.count
+
+
+def _check_files(folder: Path) -> None:
+    for name in (FEATURES_FILE, TABLE_FILE, STORE_FILE):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise InputError(f"the features in {folder} are damaged ({name} is no file); delete the folder")
 
 
 def _plain(table: pd.DataFrame) -> pd.DataFrame:

@@ -91,6 +91,24 @@ def test_a_truncated_file_is_one_line(tmp_path, write, suffix, share):
         read_feature_file(path)
 
 
+@pytest.mark.parametrize(
+    "attributes, encoder",
+    [
+        ({"encoder": "uni_v1", "savetodir": "/data/mine"}, "uni_v1"),
+        ({"encoder": "None", "savetodir": "/data/20x_256px/features_virchow/"}, "virchow"),
+        ({"savetodir": "/data/mine"}, None),
+        ({"encoder": 3}, None),
+        ({}, None),
+    ],
+)
+def test_the_encoder_is_that_of_trident(tmp_path, attributes, encoder):
+    path = write_h5(tmp_path / "a.h5", features=FEATURES, coords=COORDS)
+    with h5py.File(path, "a") as file:
+        file["features"].attrs.update(attributes)
+    read = read_feature_file(path)
+    assert read.encoder == encoder and read.features.shape == (6, 4)
+
+
 def test_a_link_within_hdf5_is_not_followed_to_another_file(tmp_path):
     write_h5(tmp_path / "secret.h5", features=FEATURES)
     with h5py.File(tmp_path / "a.h5", "w") as file:

@@ -162,6 +162,33 @@ def test_a_damaged_file_is_an_error_or_left_out_and_another_encoder_always_an_er
         read(root, on_error="skip")
 
 
+def test_two_encoders_of_the_same_width_are_told_apart_by_their_names(data):
+    root, _, _ = data
+    for slide, encoder in (("S1", "uni_v1"), ("S5", "conch_v15")):
+        with h5py.File(root / "f" / f"{slide}.h5", "a") as file:
+            file["features"].attrs["encoder"] = encoder
+    with pytest.raises(InputError, match="'S1' are from the encoder 'uni_v1' and those of 'S5' from 'conch_v15'"):
+        read(root, on_error="skip")
+
+
+def test_a_split_of_the_table_is_read_and_keeps_patients_on_one_side(data, capsys):
+    root, _, rows = data
+    rows.assign(fold=["Training", "train", "dev", "", "TEST", "train"]).to_csv(root / "t.csv", index=False)
+    cohort = read(root, columns={"split": "fold"})
+    found = cohort.table.drop_duplicates("slide").set_index("slide")["split"].to_dict()
+    # P0 has S0 and S1, P1 has S2 and S3
+    assert found == {"S0": "train", "S1": "train", "S2": "val", "S3": "excluded", "S4": "holdout", "S5": "train"}
+    assert "split" not in read(root).table and read(root).digest != cohort.digest
+    rows.assign(fold=["train", "test", "val", "val", "train", "train"]).to_csv(root / "t.csv", index=False)
+    assert read(root, columns={"split": "fold"}).table["split"].value_counts()["excluded"] == 4
+    assert "1 rows are excluded because other rows of their patients are held out" in capsys.readouterr().out
+    rows.assign(fold="trian").to_csv(root / "t.csv", index=False)
+    with pytest.raises(InputError, match="unknown split in t.csv 'trian': did you mean 'train'"):
+        read(root, columns={"split": "fold"})
+    with pytest.raises(InputError, match="unknown column 'folds'"):
+        read(root, columns={"split": "folds"})
+
+
 def test_rows_that_cannot_be_used_are_an_error_or_left_out(data):
     root, _, rows = data
     rows.assign(label=["", *rows["label"][1:]]).to_csv(root / "t.csv", index=False)

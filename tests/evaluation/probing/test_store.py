@@ -159,11 +159,16 @@ def test_an_empty_store_is_refused(tmp_path, change):
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("spoil", ["truncate", "lose", "other", "json", "rows"])
+@pytest.mark.parametrize("spoil", ["truncate", "empty", "folder", "lose", "other", "json", "rows"])
 def test_a_damaged_folder_is_named(filled, spoil):
     array = filled.folder / "features.npy"
     if spoil == "truncate":
         array.write_bytes(array.read_bytes()[:-4])
+    elif spoil == "empty":
+        array.write_bytes(b"")
+    elif spoil == "folder":
+        array.unlink()
+        array.mkdir()
     elif spoil == "lose":
         array.unlink()
     elif spoil == "other":
