@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import tifffile
@@ -242,6 +243,51 @@ def change_table(folder: Path, name: str, how: str, column: int = 0, value: str 
     path.write_bytes(data)
 
 
+# features
+
+
+def change_features(folder: Path, name: str, how: str) -> None:
+    """The features of a slide, ``.npz``, in another form; what the run should make of them is up to the case."""
+    path = folder / name
+    values = np.load(path)["features"]
+    forms: dict[str, Callable[[], Any]] = {
+        "NaN": lambda: np.savez(path, features=np.where(np.eye(*values.shape) > 0, np.nan, values)),
+        "infinite": lambda: np.savez(path, features=values * np.inf),
+        "another width": lambda: np.savez(path, features=np.hstack([values, values])),
+        "no patches": lambda: np.savez(path, features=values[:0]),
+        "text": lambda: np.savez(path, features=values.astype(str)),
+        "objects": lambda: np.savez(path, features=values.astype(object)),
+        "complex": lambda: np.savez(path, features=values.astype(complex)),
+        "stack": lambda: np.savez(path, features=np.stack([values] * 3)),
+        "another name": lambda: np.savez(path, feature=values, other=values),
+        "cut HDF5": lambda: _as_hdf5(path, values, "a", 0.6),
+        "HDF5": lambda: _as_hdf5(path, values, "a"),
+        "twice": lambda: _as_hdf5(path, values, "a", keep=True),
+        "two encoders": lambda: [
+            _as_hdf5(other, values, encoder)
+            for other, encoder in ((path, "uni_v1"), (path.with_name("s1.npz"), "virchow"))
+        ],
+    }
+    forms[how]()
+
+
+FEATURE_FORMS = (
+    "NaN", "infinite", "another width", "no patches", "text", "objects", "complex", "stack", "another name", "cut HDF5",
+    "twice", "two encoders",
+)  # fmt: skip
+
+
+def _as_hdf5(path: Path, values: np.ndarray, encoder: str, share: float = 1.0, keep: bool = False) -> None:
+    target = path.with_suffix(".h5")
+    with h5py.File(target, "w") as file:
+        file["features"] = values
+        file["features"].attrs["encoder"] = encoder
+    data = target.read_bytes()
+    target.write_bytes(data[: int(share * len(data))])
+    if not keep:
+        path.unlink()
+
+
 # images
 
 
@@ -296,9 +342,14 @@ def _claims_to_be(width: int, height: int) -> bytes:
 
 
 def apply(folder: Path, edit: tuple) -> None:
-    """An edit by the name of its function, with its arguments; ``cohort/*3`` is the image of number 3 in a folder."""
+    """An edit by the name of its function, with its arguments; ``cohort/*3`` is the image of number 3 in a folder.
+
+    A name with ``**`` is the first file of that pattern.
+    """
     function, name, *arguments = edit
-    if "*" in name:
+    if "**" in name:
+        name = str(min(folder.glob(name)).relative_to(folder))
+    elif "*" in name:
         top, _, number = name.partition("/*")
         images = sorted(path for path in (folder / top).rglob("*.png") if path.stem != "grid")
         name = str(images[int(number) % len(images)].relative_to(folder))

@@ -1,4 +1,4 @@
-"""A short form of the suite of faults: about 60 cases over the runs that take the least. The rest is run by hand."""
+"""A short form of the suite of faults: about 75 cases over the runs that take the least. The rest is run by hand."""
 
 from pathlib import Path
 from random import Random
@@ -25,6 +25,8 @@ SHORT = {
         "limits": 1,
         "stdout": 1,
     },
+    "pathology/shortcuts": {"options": 1, "tables": 1, "features": 6},
+    "pathology/embedding": {"options": 1, "tables": 1, "images": 1, "stores": 2},
     "brain/preparing": {"options": 3, "overlays": 4, "tables": 2, "images": 2, "outputs": 1},
 }
 SEED = 3
@@ -47,7 +49,8 @@ def test_every_fault_ends_in_one_line_or_the_right_result(outcomes):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cases_of_a_seed_are_the_same_whatever_their_number(kind):
-    run = "pathology/training" if kind == "checkpoints" else "pathology/sampling"
+    runs = {"checkpoints": "training", "features": "shortcuts", "stores": "embedding"}
+    run = f"pathology/{runs.get(kind, 'sampling')}"
     few, many = generate(kind, run, 5, 3), generate(kind, run, 40, 3)
     assert few == many[:5] and len(many) > 5
     assert generate(kind, run, 40, 4) != many

@@ -8,6 +8,7 @@ from random import Random
 from tests.faults.cases import Case, Change
 from tests.faults.kinds.commands import options, overlays
 from tests.faults.kinds.data import images, tables
+from tests.faults.kinds.features import features, stores
 from tests.faults.kinds.kills import kills, kills_at_writes, stops
 from tests.faults.kinds.machine import disk_full, limits, signals, stdout
 from tests.faults.kinds.models import checkpoints, models
@@ -19,6 +20,7 @@ KINDS: dict[str, Callable[[Recipe, Random], list[Change]]] = {
     "options": options, "overlays": overlays, "tables": tables, "images": images, "models": models,
     "checkpoints": checkpoints, "outputs": outputs, "names": names, "signals": signals, "kills": kills,
     "kills_at_writes": kills_at_writes, "stops": stops, "disk_full": disk_full, "limits": limits, "stdout": stdout,
+    "features": features, "stores": stores,
 }  # fmt: skip
 
 
