@@ -340,8 +340,9 @@ def add_shortcut(page: Page, results: ShortcutFigures) -> None:
     index, score = shortcut.robustness_index, shortcut.clustering_score
     page.text(
         f"Robustness index (PathoROB): {number(index.value, 3)}{span(index.ci95, 3)} over {index.num_pairs:,} pairs of "
-        f"classes and of {center} (n = {index.n:,}, k = {index.k or DASH}). Of the k images of other slides that are most similar to "
-        f"an image, those that share only its class or only its {center} are counted, and the index is the fraction "
+        f"classes and of {center} (n = {index.n:,}, k = {index.k or DASH}). Of the k images of other slides that are "
+        f"most similar to an image, those that share only its class or only its {center} are counted, and the index is "
+        "the fraction "
         f"that share the class: at 1, features follow class; at 0, {center}."
     )
     page.text(
