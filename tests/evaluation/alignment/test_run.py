@@ -307,7 +307,7 @@ def test_seeds_of_a_tuning_are_evaluated_together(data, tmp_path):
     assert high - low > of_one.ci95[1] - of_one.ci95[0]
     assert metrics.seeds["after"].distance_to_target == pytest.approx((0, 0.1)) and not alone.seeds
     assert set(metrics.proportions) == set(metrics.verdict) | {"before"} == {"before", "after"}
-    assert any("2 seeds of the tuning" in warning.text for warning in metrics.warnings)
+    assert any("run with 2 seeds" in warning.text for warning in metrics.warnings)
     assert any("The tuning was run with one seed" in warning.text for warning in alone.warnings)
     assert read_results(tmp_path / "out" / "metrics.json", AlignmentMetrics) == alone
     with pytest.raises(InputError, match="give a list of different folders"):
