@@ -347,6 +347,6 @@ def add_shortcut(page: Page, results: ShortcutFigures) -> None:
     )
     page.text(
         f"Clustering score (PathoROB): {number(score.value, 3)}{span(score.ci95, 3)} over {score.num_pairs:,} pairs "
-        f"(n = {score.n:,}). Images are sorted into groups by similarity alone: at 1, the groups are the classes; at −1, "
-        f"they are the values of {center}; at 0, neither."
+        f"(n = {score.n:,}). Images are sorted into groups by similarity alone: at 1, the groups are the classes; at "
+        f"−1, they are the values of {center}; at 0, neither."
     )
