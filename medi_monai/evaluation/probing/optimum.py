@@ -28,8 +28,12 @@ KEPT_BYTES = 2 * 2**30
 SAMPLE_ROWS = 65_536
 #: maximum number of products with the Hessian in one Newton step
 MAX_PRODUCTS = 500
-#: largest number of parameters for which the Hessian is formed
+#: largest number of parameters for which the Hessian is formed; beyond, its diagonal blocks are, one for each class
 MAX_HESSIAN = 2048
+#: largest size in bytes of these blocks in double precision
+BLOCKS_BYTES = 2**29
+#: number of features in memory from which Hessian products are in single precision
+SINGLE_ENTRIES = 2**20
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,11 @@ class Problem:
         keep = count * self.dim * 8 <= _kept_bytes(device)
         self.mean, self.axes, self.variances = _principal_axes(self.features, weight.to(device), reduce=keep)
         self.rotated = self._rotated() if keep else None
-        # for features that are read repeatedly, Hessian products use single precision, which is twice as fast and
-        # affects only the path to the optimum, which is defined by gradients in double precision
-        self.dtype = torch.float64 if keep else torch.float32
+        # for many features, Hessian products use single precision, which is twice as fast and affects only the path to
+        # the optimum, which is defined by gradients in double precision
+        few = self.rotated is not None and self.rotated.numel() < SINGLE_ENTRIES
+        self.dtype = torch.float64 if few else torch.float32
+        self.single = None if few or self.rotated is None else self.rotated.float()
         shape = (count, len(self.classes))
         self.scores = torch.empty(shape, dtype=self.dtype, device=device)
         self.shares = torch.empty_like(self.scores)
@@ -86,6 +92,8 @@ class Problem:
         self.penalty[-1] = 0
         self.penalty = self.penalty.to(device)
         self.curvature: torch.Tensor | None = None
+        # Cholesky factor of the preconditioner for one value of C; no factor if it failed
+        self.factor: tuple[float, torch.Tensor | None] | None = None
 
     def parameters_of(self, num_classes: int, coefficients: torch.Tensor, intercepts: torch.Tensor) -> torch.Tensor:
         """Return the parameters of a fitted probe to start from, the inverse of :meth:`coefficients_of`."""
@@ -172,7 +180,7 @@ class Problem:
             residual = residual - length * product
             renewed = number == self._products_per_curvature
             if renewed:
-                self.curvature = self._curvature()
+                self.curvature, self.factor = self._curvature(), None
                 precondition = self._preconditioner(c)
                 wanted = accuracy**2 * (gradient * precondition(gradient)).sum()
             scaled = precondition(residual)
@@ -184,20 +192,26 @@ class Problem:
 
     @property
     def _products_per_curvature(self) -> int | None:
-        # about this many products cost as much as the Hessian itself: a step that needs more should form the Hessian
-        feasible = self.rotated is not None and len(self.classes) * len(self.penalty) <= MAX_HESSIAN
-        return max(8, self.dim * (len(self.classes) - 1) // 32) if feasible else None
+        # about this many products cost as much as the Hessian or its blocks: a step that needs more should form them
+        num, size = len(self.classes), len(self.penalty)
+        if self.rotated is None or (not self._is_small and num * size**2 * 8 > BLOCKS_BYTES):
+            return None
+        num_blocks = num * (num - 1) // 2 if self._is_small else num
+        return max(8, num_blocks * size // (16 * num))
+
+    @property
+    def _is_small(self) -> bool:
+        return len(self.classes) * len(self.penalty) <= MAX_HESSIAN
 
     def _preconditioner(self, c: float) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return an approximate inverse of the Hessian, from its last evaluation if there is one, or its diagonal."""
         if self.curvature is not None:
-            hessian = c * self.curvature + torch.diag(self.penalty.repeat(len(self.classes)))
-            # intercepts have no penalty, and adding the same number to all of them changes nothing
-            last = len(self.penalty) - 1
-            hessian[last :: last + 1, last :: last + 1] += float(hessian.diagonal().mean())
-            factor, failed = torch.linalg.cholesky_ex(hessian)
-            if not failed:
-                return lambda steps: _centered(torch.cholesky_solve(steps.reshape(-1, 1), factor).view_as(steps))
+            if self.factor is None or self.factor[0] != c:
+                self.factor = c, self._factorized(c, self.curvature)
+            factor = self.factor[1]
+            if factor is not None:
+                shape = (*factor.shape[:-1], 1)
+                return lambda steps: _centered(torch.cholesky_solve(steps.reshape(shape), factor).view_as(steps))
         curvatures = [(self.weights[rows] * shares * (1 - shares)).sum(0) for rows, shares in block_views(self.shares)]
         spectrum = torch.cat([self.variances, torch.ones_like(self.variances[:1])])
         diagonal = c * torch.outer(torch.stack(curvatures).sum(0), spectrum) + self.penalty
@@ -205,17 +219,31 @@ class Problem:
         diagonal.clamp_(min=torch.finfo(torch.float64).eps * float(diagonal.max()))
         return lambda steps: _centered(steps / diagonal)
 
+    def _factorized(self, c: float, curvature: torch.Tensor) -> torch.Tensor | None:
+        last, num = len(self.penalty) - 1, len(self.classes)
+        if self._is_small:
+            hessian = c * curvature + torch.diag(self.penalty.repeat(num))
+            # intercepts have no penalty, and adding the same number to all of them changes nothing
+            hessian[last :: last + 1, last :: last + 1] += float(hessian.diagonal().mean())
+        else:
+            hessian = c * curvature + torch.diag(self.penalty)
+        factor, failed = torch.linalg.cholesky_ex(hessian)
+        return None if failed.any() else factor
+
     def _curvature(self) -> torch.Tensor:
         """Return the Hessian of the cross-entropy at the last gradient, ``(K (R + 1), K (R + 1))``.
 
-        It only preconditions, so products of rows are in single precision. Blocks of one class sum to 0 over the other
-        classes, which gives those on the diagonal.
+        For many parameters, return only its diagonal blocks ``(K, R + 1, R + 1)``, one for each class. Without the
+        others, which are negative semidefinite and sum to minus the block on the diagonal, the preconditioned Hessian
+        has eigenvalues of at most 2. It only preconditions, so products of rows are in single precision.
         """
+        return self._hessian() if self._is_small else self._diagonal_blocks()
+
+    def _hessian(self) -> torch.Tensor:
+        # blocks of one class sum to 0 over the other classes, which gives those on the diagonal
         num, size = len(self.classes), len(self.penalty)
         total = torch.zeros(num, size, num, size, dtype=torch.float64, device=self.device)
-        for rows, block in self._rows(torch.float32):
-            block = torch.cat([block, torch.ones_like(block[:, :1])], 1).float()
-            shares, weights = self.shares[rows].float(), self.weights[rows].float()
+        for block, shares, weights in self._curved_rows():
             for one, other in itertools.combinations(range(num), 2):
                 total[one, :, other] -= block.T @ (shares[:, [one]] * shares[:, [other]] * weights * block)
         for one, other in itertools.combinations(range(num), 2):
@@ -223,6 +251,21 @@ class Problem:
         for one, blocks in enumerate(-total.sum(2)):
             total[one, :, one] = blocks
         return total.view(num * size, num * size)
+
+    def _diagonal_blocks(self) -> torch.Tensor:
+        num, size = len(self.classes), len(self.penalty)
+        total = torch.zeros(num, size, size, dtype=torch.float64, device=self.device)
+        for block, shares, weights in self._curved_rows():
+            for one in range(num):
+                share = shares[:, [one]]
+                total[one] += block.T @ (share * (1 - share) * weights * block)
+        return total
+
+    def _curved_rows(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        # blocks of rows with a 1 for the intercept, probabilities, and weights
+        for rows, block in self._rows(torch.float32):
+            block = torch.cat([block, torch.ones_like(block[:, :1])], 1).float()
+            yield block, self.shares[rows].float(), self.weights[rows].float()
 
     def _hessian_product(self, vectors: torch.Tensor, c: float) -> tuple[torch.Tensor, torch.Tensor]:
         weights, intercepts = self._on_features(vectors)
@@ -286,7 +329,7 @@ class Problem:
     def _rows(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
         if self.rotated is None:
             return row_blocks(self.features, dtype, self.device)
-        return block_views(self.rotated)
+        return block_views(self.rotated if dtype == torch.float64 or self.single is None else self.single)
 
     def _on_features(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         weights, intercepts = parameters[:, :-1], parameters[:, -1]

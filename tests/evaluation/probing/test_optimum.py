@@ -43,6 +43,39 @@ def test_the_hessian_saves_products_and_keeps_the_optimum(monkeypatch, classes):
     assert products < products_without
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_beyond_many_parameters_the_blocks_of_the_hessian_are_formed(monkeypatch, classes):
+    problem = make_problem(classes)
+    parameters = torch.randn(classes, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    problem._gradient(parameters, 1.0)
+    whole = problem._curvature().view(classes, 7, classes, 7)
+    monkeypatch.setattr(optimum, "MAX_HESSIAN", 0)
+    blocks = problem._curvature()
+    expected = torch.stack([whole[one, :, one] for one in range(classes)])
+    torch.testing.assert_close(blocks, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+    # the Hessian is at most twice its blocks, which bounds the number of products
+    scale = torch.linalg.cholesky(torch.block_diag(*blocks) + 1e-3 * torch.eye(7 * classes)).inverse()
+    assert torch.linalg.eigvalsh(scale @ whole.reshape(7 * classes, -1) @ scale.T).max() < 2 + 1e-4
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_blocks_save_products_and_keep_the_optimum(monkeypatch, classes):
+    monkeypatch.setattr(optimum, "MAX_HESSIAN", 0)
+    with_blocks, products = solve_counting(monkeypatch, classes)
+    monkeypatch.setattr(optimum, "BLOCKS_BYTES", 0)
+    without, products_without = solve_counting(monkeypatch, classes)
+    torch.testing.assert_close(with_blocks, without, rtol=1e-5, atol=1e-5)
+    assert products < products_without
+
+
+def test_products_in_single_precision_keep_the_optimum(monkeypatch):
+    exact, _ = solve_counting(monkeypatch, 3)
+    monkeypatch.setattr(optimum, "SINGLE_ENTRIES", 0)
+    single, _ = solve_counting(monkeypatch, 3)
+    torch.testing.assert_close(single, exact, rtol=1e-6, atol=1e-6)
+    assert make_problem().single.dtype == torch.float32
+
+
 def solve_counting(monkeypatch, classes):
     """Solve two problems with one object, and return the last optimum and the number of Hessian products."""
     problem, counted = make_problem(classes, rows=2000, dim=40), []
