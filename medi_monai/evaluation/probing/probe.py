@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,10 @@ from medi_monai.evaluation.probing.blocks import Features, Standardizer, checked
 from medi_monai.evaluation.probing.optimum import Problem, Solution
 from medi_monai.utils.errors import InputError
 
-__all__ = ["LogisticProbe", "Standardizer", "choose_probe", "fit_path", "fit_probes"]
+__all__ = ["PATIENCE", "LogisticProbe", "Standardizer", "choose_probe", "fit_path", "fit_probes"]
+
+#: number of values of C in a row with a loss above the lowest one, after which larger ones are not tried
+PATIENCE = 2
 
 
 class LogisticProbe:
@@ -157,9 +160,11 @@ def fit_path(
 ) -> tuple[LogisticProbe, pd.DataFrame]:
     """Fit probes for several values of C, and select one by the loss on validation data only.
 
-    Probes are fitted from strong to weak regularization, each starting from the one before. The probe with the lowest
-    class-balanced log-loss (mean over classes of the mean negative log-probability) is selected, with ties going to the
-    stronger regularization. Validation rows of a class without training rows are uninformative about C and left out.
+    Probes are fitted from strong to weak regularization, each starting from the one before, until the loss has been above
+    the lowest one for :data:`PATIENCE` values in a row: weaker regularization takes longest and would only overfit more.
+    The probe with the lowest class-balanced log-loss (mean over classes of the mean negative log-probability) is
+    selected, with ties going to the stronger regularization. Validation rows of a class without training rows are
+    uninformative about C and left out.
 
     Args:
         features: ``(N, D)`` training features.
@@ -172,14 +177,14 @@ def fit_path(
         device: device of the computation.
 
     Returns:
-        The probe, and a table with one row per C, ascending: ``c``, ``loss``, ``n`` (validation rows used),
+        The probe, and a table with one row per fitted C, ascending: ``c``, ``loss``, ``n`` (validation rows used),
         ``iterations``, ``converged``.
 
     Raises:
         InputError: as for :meth:`LogisticProbe.fit`, or for validation data without the classes of the training data.
     """
-    probes = fit_probes(features, labels, num_classes, c_values, weights, device)
-    return choose_probe(probes, validation_features, validation_labels)
+    path = _path(features, labels, num_classes, c_values, weights, device)
+    return _selected(path, validation_features, validation_labels, PATIENCE)
 
 
 def fit_probes(
@@ -190,15 +195,25 @@ def fit_probes(
     weights: np.ndarray | torch.Tensor | None = None,
     device: str | torch.device = "cpu",
 ) -> list[LogisticProbe]:
-    """Fit probes for several values of C, ascending, each starting from the one before; see :func:`fit_path`."""
+    """Fit probes for all values of C, ascending, each starting from the one before; see :func:`fit_path`."""
+    return list(_path(features, labels, num_classes, c_values, weights, device))
+
+
+def _path(
+    features: Features,
+    labels: np.ndarray | torch.Tensor,
+    num_classes: int,
+    c_values: Sequence[float],
+    weights: np.ndarray | torch.Tensor | None,
+    device: str | torch.device,
+) -> Iterator[LogisticProbe]:
     if len(c_values) == 0:
         raise InputError("no value of C is given: give at least one")
     problem = Problem(features, labels, num_classes, weights, torch.device(device))
-    probes: list[LogisticProbe] = []
+    probe: LogisticProbe | None = None
     for c in sorted(set(c_values)):
-        probe = LogisticProbe(c, device=device)
-        probes.append(probe._fit(problem, probes[-1] if probes else None))
-    return probes
+        probe = LogisticProbe(c, device=device)._fit(problem, probe)
+        yield probe
 
 
 def choose_probe(
@@ -217,18 +232,28 @@ def choose_probe(
     Raises:
         InputError: for validation data without the classes of the training data.
     """
-    features = checked_features(features)
-    targets = checked_labels(labels, len(features), probes[0].num_classes)
-    counted = torch.isin(targets, probes[0].classes)
-    if not counted.any():
-        raise InputError("no validation image is of a class in the training data, so C cannot be chosen")
-    best, lowest, table = probes[0], math.inf, []
+    return _selected(probes, features, labels, len(probes))
+
+
+def _selected(
+    probes: Iterable[LogisticProbe], features: Features, labels: np.ndarray | torch.Tensor, patience: int
+) -> tuple[LogisticProbe, pd.DataFrame]:
+    features, best, lowest, above, table = checked_features(features), None, math.inf, 0, []
     for probe in probes:
+        targets = checked_labels(labels, len(features), probe.num_classes)
+        counted = torch.isin(targets, probe.classes)
+        if not counted.any():
+            raise InputError("no validation image is of a class in the training data, so C cannot be chosen")
         losses = -probe._log_probabilities(features)[counted]
         loss = _class_mean(losses.gather(1, targets[counted, None])[:, 0], targets[counted])
-        if loss < lowest:
-            best, lowest = probe, loss
+        if best is None or loss < lowest:
+            best, lowest, above = probe, loss, 0
+        else:
+            above += 1
         table.append((probe.c, loss, int(counted.sum()), probe.iterations, probe.converged))
+        if above == patience:
+            break
+    assert best is not None
     return best, pd.DataFrame(table, columns=["c", "loss", "n", "iterations", "converged"])
 
 

@@ -29,7 +29,7 @@ from medi_monai.evaluation.probing.arms import (
 from medi_monai.evaluation.probing.blocks import release
 from medi_monai.evaluation.probing.draws import DrawCondition, Outcome
 from medi_monai.evaluation.probing.heads import fit_balanced_subsets, fit_combat, fit_coral, fit_group_dro
-from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, choose_probe, fit_probes
+from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, choose_probe, fit_path
 from medi_monai.metrics import balanced_accuracy
 from medi_monai.metrics.resampling import draw_patients
 from medi_monai.schema import missing_cells
@@ -353,14 +353,16 @@ class ProbeProtocol:
             scale.transform(training, out=training)
             scale.transform(known, out=known)
             num_classes = len(self.classes)
+            labels, c_values, device = self.labels[val], self.c_values, self.device
             if arm.head == "subsets":
                 groups = self.groups[rows]
-                probes = fit_balanced_subsets(training, targets, groups, num_classes, self.c_values, rng, self.device)
+                probes = fit_balanced_subsets(training, targets, groups, num_classes, c_values, rng, device)
+                probe, _ = choose_probe(probes, known, labels)
             elif arm.head == "group_dro":
-                probes = fit_group_dro(training, targets, self.groups[rows], num_classes, self.c_values, self.device)
+                probes = fit_group_dro(training, targets, self.groups[rows], num_classes, c_values, device)
+                probe, _ = choose_probe(probes, known, labels)
             else:
-                probes = fit_probes(training, targets, num_classes, self.c_values, weights, self.device)
-            probe, _ = choose_probe(probes, known, self.labels[val])
+                probe, _ = fit_path(training, targets, num_classes, c_values, known, labels, weights, device)
             del training, known
         view, test = tested
         blocks = [test[start : start + BLOCK] for start in range(0, len(test), BLOCK)]

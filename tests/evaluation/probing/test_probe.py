@@ -4,6 +4,7 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -12,7 +13,14 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from medi_monai.evaluation.probing import blocks, optimum
-from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, fit_path
+from medi_monai.evaluation.probing.probe import (
+    PATIENCE,
+    LogisticProbe,
+    Standardizer,
+    choose_probe,
+    fit_path,
+    fit_probes,
+)
 from medi_monai.utils.errors import InputError
 
 
@@ -239,6 +247,17 @@ def test_the_path_takes_the_lowest_balanced_loss_on_validation():
     assert best.c == table["c"][int(np.argmin(losses))]
     assert 0 < int(np.argmin(losses)) < len(c_values) - 1, "the choice lies inside, or this test shows little"
     assert_same_model(best, models[int(np.argmin(losses))], features[:150], labels[:150])
+
+
+def test_the_path_ends_when_the_loss_keeps_rising():
+    features, labels = make_data(rows=400, dim=30, noise=0.3, shares=[0.7, 0.1, 0.1, 0.1])
+    c_values = [0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0]
+    best, table = fit_path(features[:150], labels[:150], 4, c_values, features[150:], labels[150:])
+    probes = fit_probes(features[:150], labels[:150], 4, c_values)
+    chosen, whole = choose_probe(probes, features[150:], labels[150:])
+    lowest = int(whole["loss"].argmin())
+    assert len(whole) == 7 > len(table) == lowest + 1 + PATIENCE and best.c == chosen.c == c_values[lowest]
+    pd.testing.assert_frame_equal(table, whole.head(len(table)))
 
 
 def test_of_equal_losses_the_stronger_regularizer_is_taken():

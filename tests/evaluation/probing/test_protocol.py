@@ -96,7 +96,7 @@ def test_heads_are_fitted_to_combinations_and_choose_c_on_validation(fits, name,
     plain, robust = protocol.run(["real", name], 0)
     view, rows = fits[1]["parts"][0]
     scaler = StandardScaler().fit(view[rows].astype(float))
-    candidates = dict(zip(CS, probes[1][0], strict=True))
+    candidates = dict(zip(CS, probes[0][0], strict=True))
     known, test = (scaler.transform(view[rows]) for rows in (fits[1]["val"], protocol.test))
     labels = protocol.labels[fits[1]["val"]]
     losses = {
