@@ -172,9 +172,13 @@ def _hdf5(path: Path) -> Iterator[dict[str, Callable[[], np.ndarray]]]:
     with h5py.File(path, "r", locking=False) as file:
         # a link may lead to a file elsewhere
         own = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
-        arrays = {name: partial(np.asarray, file[name]) for name in own if isinstance(file[name], h5py.Dataset)}
+        arrays: dict[str, Callable[[], np.ndarray]] = {
+            name: partial(np.asarray, file[name]) for name in own if isinstance(file[name], h5py.Dataset)
+        }
         encoder = _encoder(dict(file[FEATURES].attrs)) if FEATURES in arrays else None
-        yield arrays if encoder is None else {**arrays, ENCODER: lambda: np.asarray(encoder)}
+        if encoder is not None:
+            arrays[ENCODER] = partial(np.asarray, encoder)
+        yield arrays
 
 
 def _encoder(attributes: Mapping[str, object]) -> str | None:

@@ -161,9 +161,9 @@ def fit_path(
     """Fit probes for several values of C, and select one by the loss on validation data only.
 
     Probes are fitted from strong to weak regularization, each starting from the one before, until :data:`PATIENCE`
-    values in a row have a loss above the lowest one: the weakest regularization takes longest. The probe with the lowest class-balanced log-loss (mean over classes of the mean negative log-probability) is
-    selected, with ties going to the stronger regularization. Validation rows of a class without training rows are
-    uninformative about C and left out.
+    values in a row have a loss above the lowest: the weakest regularization takes longest. The probe with the lowest
+    class-balanced log-loss (mean over classes of the mean negative log-probability) is selected, with ties going to the
+    stronger regularization. Validation rows of a class without training rows are uninformative about C and left out.
 
     Args:
         features: ``(N, D)`` training features.
