@@ -67,10 +67,10 @@ def test_the_update_of_a_matrix_has_singular_values_that_are_alike():
     trained(network, MuonAdamW(network, 0.01), 1)
     change = torch.linalg.svdvals(network.head.weight.detach() - before)
     gradient = torch.linalg.svdvals(network.head.weight.grad)
-    # Newton and Schulz's iteration brings all but the very least to 0.5 to 1.5, by the rate that matches AdamW's
-    scaled = change / (0.01 * 0.2 * 6**0.5)
-    assert scaled[3] > 0.5 and scaled[0] < 1.5
-    assert change[0] / change[3] < 0.5 * gradient[0] / gradient[3]
+    # Newton and Schulz's iteration brings all but those near 0 to 0.5 to 1.5, by the rate that matches AdamW's
+    scaled, large = change / (0.01 * 0.2 * 6**0.5), gradient > 1e-3 * gradient[0]
+    assert large.sum() >= 3 and scaled[large].min() > 0.5 and scaled.max() < 1.5
+    assert change[0] / change[large].min() < 0.5 * gradient[0] / gradient[large].min()
 
 
 def test_going_on_from_a_state_is_as_if_never_interrupted(tmp_path):
