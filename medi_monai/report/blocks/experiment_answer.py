@@ -94,7 +94,8 @@ def _reading(rows: Mapping[str, Comparison], num_comparisons: int) -> str:
     if len(clear) == len(rows):
         return f"chance is an unlikely explanation of these differences{corrected}"
     which = "that" if len(clear) == 1 else "those"
-    return f"chance could explain these differences{corrected}, except {which} from {listed(map(_others, clear))}"
+    others = " and ".join(map(_others, clear))
+    return f"chance could explain these differences{corrected}, except {which} from {others}"
 
 
 def _signed(value: float) -> str:
