@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["PATIENCE", "LogisticProbe", "Standardizer", "choose_probe", "fit_path", "fit_probes"]
 
-#: number of values of C in a row with a loss above the lowest one, after which larger ones are not tried
+#: number of values of C in a row that do not lower the loss, after which larger ones are not tried
 PATIENCE = 2
 
 
@@ -161,7 +162,7 @@ def fit_path(
     """Fit probes for several values of C, and select one by the loss on validation data only.
 
     Probes are fitted from strong to weak regularization, each starting from the one before, until :data:`PATIENCE`
-    values in a row have a loss above the lowest: the weakest regularization takes longest. The probe with the lowest
+    values in a row do not lower the loss: the weakest regularization takes longest. The probe with the lowest
     class-balanced log-loss (mean over classes of the mean negative log-probability) is selected, with ties going to the
     stronger regularization. Validation rows of a class without training rows are uninformative about C and left out.
 
@@ -237,22 +238,24 @@ def choose_probe(
 def _selected(
     probes: Iterable[LogisticProbe], features: Features, labels: np.ndarray | torch.Tensor, patience: int
 ) -> tuple[LogisticProbe, pd.DataFrame]:
-    features, best, lowest, above, table = checked_features(features), None, math.inf, 0, []
-    for probe in probes:
-        targets = checked_labels(labels, len(features), probe.num_classes)
-        counted = torch.isin(targets, probe.classes)
-        if not counted.any():
-            raise InputError("no validation image is of a class in the training data, so C cannot be chosen")
+    remaining = iter(probes)
+    best = next(remaining)
+    features = checked_features(features)
+    targets = checked_labels(labels, len(features), best.num_classes)
+    counted = torch.isin(targets, best.classes)
+    if not counted.any():
+        raise InputError("no validation image is of a class in the training data, so C cannot be chosen")
+    lowest, above, table = math.inf, 0, []
+    for probe in itertools.chain([best], remaining):
         losses = -probe._log_probabilities(features)[counted]
         loss = _class_mean(losses.gather(1, targets[counted, None])[:, 0], targets[counted])
-        if best is None or loss < lowest:
-            best, lowest, above = probe, loss, 0
-        else:
-            above += 1
         table.append((probe.c, loss, int(counted.sum()), probe.iterations, probe.converged))
+        if loss < lowest:
+            best, lowest, above = probe, loss, 0
+            continue
+        above += 1
         if above == patience:
             break
-    assert best is not None
     return best, pd.DataFrame(table, columns=["c", "loss", "n", "iterations", "converged"])
 
 

@@ -210,15 +210,12 @@ class Scorer:
     def _replicates_of_worst_group(self, confusion: np.ndarray) -> list[float | None]:
         # the accuracy of the worst group, which has no other combinations: only its patients vary. Another group may be
         # the worst in a sample; following it would add the variance of groups to that of patients
-        if not self.large.any():
+        worst = self._worst_group(confusion).group
+        if worst is None:
             return [math.nan] * len(self.drawn_patients)
-        once, every = (
-            [_summed(counts, self.by_group, weights) for counts in _right_and_all(confusion)]
-            for weights in (self.once, self.drawn_patients)
-        )
-        accuracies = np.where(self.large, once[0][0] / np.maximum(once[1][0], 1), np.inf)
-        group, label = divmod(int(accuracies.argmin()), accuracies.shape[1])
-        return (every[0][:, group, label] / every[1][:, group, label]).tolist()
+        group, label = divmod(self.groups.index(worst), len(self.classes))
+        right, targets = (_summed(counts, self.by_group, self.drawn_patients) for counts in _right_and_all(confusion))
+        return (right[:, group, label] / targets[:, group, label]).tolist()
 
     def _figures_of_counts(self, confusion: np.ndarray, weights: np.ndarray) -> dict[str, list[float | None]]:
         # figures of every sample, from weights (B, U) and confusions of the units (U, C, C). For groups, only the

@@ -91,7 +91,7 @@ def describe_training(protocol: ProbeProtocol) -> TrainingSet:
 
 
 def summarize_arm(
-    trainings: Sequence[Sequence[ArmDraw]], num_test: int, num_val: int, test_df: Mapping[str, int]
+    trainings: Sequence[Sequence[ArmDraw]], num_test: int, num_val: int, test_df: Mapping[str, float]
 ) -> ArmResults:
     """Average all figures of an arm over its trainings and draws, with intervals.
 
@@ -122,16 +122,18 @@ def summarize_arm(
     )
 
 
-def test_df_of(units: TestUnits) -> dict[str, int]:
-    """Return the degrees of freedom of the test units for each figure that has replicates."""
-    return {
-        name: (units.patients_of_combinations if name == "worst_group_accuracy" else units.clusters).df
-        for name in FIGURES_OF_COUNTS
-    }
+def test_df_of(units: TestUnits) -> dict[str, float]:
+    """Return the degrees of freedom of the test units for each figure that has replicates.
+
+    Those of the worst group are the patients of a combination, on average, minus 1: no other patients vary.
+    """
+    patients = units.patients_of_combinations
+    of_worst = patients.df / len(np.unique(patients.strata))
+    return {name: of_worst if name == "worst_group_accuracy" else units.clusters.df for name in FIGURES_OF_COUNTS}
 
 
 def _repeated_figure(
-    trainings: Sequence[Sequence[ArmDraw]], name: str, num_test: int, test_df: int | None
+    trainings: Sequence[Sequence[ArmDraw]], name: str, num_test: int, test_df: float | None
 ) -> RepeatedFigure:
     values = _matrix(trainings, name)
     known = ~np.isnan(values).any(0)
@@ -196,7 +198,7 @@ def _mean_gaps(draws: Sequence[DemographicGaps]) -> DemographicGapFigures:
 
 
 def compare_arms(
-    by_arm: Mapping[str, Sequence[Sequence[ArmDraw]]], focus: str, test_df: Mapping[str, int], margin: float = 0.0
+    by_arm: Mapping[str, Sequence[Sequence[ArmDraw]]], focus: str, test_df: Mapping[str, float], margin: float = 0.0
 ) -> tuple[Comparison, ...]:
     """Compare the focus with every other arm for each figure, with Holm-corrected p values.
 
@@ -223,7 +225,7 @@ def _compare(
     arms: tuple[str, str],
     trainings: tuple[Sequence[Sequence[ArmDraw]], Sequence[Sequence[ArmDraw]]],
     name: str,
-    test_df: int | None,
+    test_df: float | None,
     margin: float,
 ) -> Comparison:
     # an arm without trainings is compared with the mean over those of the other

@@ -137,8 +137,12 @@ def _answer(effects: Mapping[str, str], best: Sequence[str], num_trainings: int)
     elif WORSE in generated:
         level, head, text = "error", ("Generated images do harm", "harm"), "generated images reduce accuracy."
     elif better:
-        level, head = "warning", ("Mixed result", "a mixed effect")
-        text = f"accuracy is higher only in comparison with {' and '.join(better)}."
+        level, head = "warning", ("Mixed result", "a mixed result")
+        unclear = [arm_title(name) for name, effect in effects.items() if effect != BETTER]
+        text = (
+            f"accuracy is higher than with {' and '.join(better)}, but not shown to be higher than with "
+            f"{' and '.join(unclear)}."
+        )
     elif set(generated) == {EQUIVALENT}:
         level, head = "note", ("No effect", "no effect")
         text = "the classifier is as accurate with the generated images as without."

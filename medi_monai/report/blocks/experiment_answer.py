@@ -93,9 +93,9 @@ def _reading(rows: Mapping[str, Comparison], num_comparisons: int) -> str:
         return f"chance could explain these differences{corrected}"
     if len(clear) == len(rows):
         return f"chance is an unlikely explanation of these differences{corrected}"
-    which = "that" if len(clear) == 1 else "those"
-    others = " and ".join(map(_others, clear))
-    return f"chance could explain these differences{corrected}, except {which} from {others}"
+    unclear = [arm for arm in rows if arm not in clear]
+    one, other = (" and ".join(map(_others, arms)) for arms in (clear, unclear))
+    return f"chance is unlikely to explain the difference from {one}, but could explain that from {other}{corrected}"
 
 
 def _signed(value: float) -> str:

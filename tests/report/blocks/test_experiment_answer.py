@@ -61,7 +61,10 @@ def test_the_sentences_are_question_result_and_certainty():
     [
         ({"real": 0.07, "cls": 0.6}, "chance could explain these differences after correction for 2 comparisons."),
         ({"real": 0.01, "cls": 0.04}, "chance is an unlikely explanation of these differences after correction"),
-        ({"real": 0.01, "cls": 0.6}, "comparisons, except that from real images alone."),
+        (
+            {"real": 0.01, "cls": 0.6},
+            "explain the difference from real images alone, but could explain that from Class-only (CLS) after",
+        ),
         ({"real": None}, "without p values, it is not known"),
     ],
 )
