@@ -11,7 +11,7 @@ import pandas as pd
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.reading import PatchReader
 from medi_monai.evaluation.probing.recoloring import Recoloring
-from medi_monai.report.blocks.arms import ARMS, arm_title
+from medi_monai.report.blocks.arms import arm_title, arm_words
 from medi_monai.report.blocks.gallery import Gallery
 from medi_monai.utils.seeding import seed_from
 
@@ -71,7 +71,7 @@ def sample_gallery(
         columns=[list(key) for key in shown],
         cells=cells,
         groups=[IN_TRAINING if key in in_training else NOT_IN_TRAINING for key in shown],
-        notes={arm_title(arm): ARMS[arm].words for arm in names if arm in ARMS and arm != "real"},
+        notes={arm_title(arm): arm_words(arm) for arm in names if arm_words(arm) and arm != "real"},
         mpp=cohort.mpp,
     )
 

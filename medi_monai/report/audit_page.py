@@ -296,17 +296,21 @@ def held_out_cells(cells: dict, label: str, attribute: str) -> set[tuple[str, st
     return pairs.get("holdout", set()) - pairs.get("train", set())
 
 
-def count_heat_map(table: pd.DataFrame, framed: Collection[tuple[str, str]] = ()) -> Figure:
+def count_heat_map(
+    table: pd.DataFrame, framed: Collection[tuple[str, str]] = (), size: tuple[float, float] | None = None
+) -> Figure:
     """Draw a heat map of counts with a logarithmic color scale, numbers in the cells, and dots in empty cells.
 
     Args:
         table: counts, one row per class and one column per value.
         framed: ``(row, column)`` names of the cells to frame.
+        size: width and height in inches, for a small plot without color bar; by default, as large as names need.
     """
     counts = table.to_numpy(float)
     rows, columns = counts.shape
-    size = CELL_INCHES * (1 if columns > 12 else 1.6)
-    figure = Figure(figsize=(3.2 + size * columns, 1.6 + CELL_INCHES * rows), layout="constrained")
+    text, frame = (8, 2) if size else (6.5, 1.4)
+    width = CELL_INCHES * (1 if columns > 12 else 1.6)
+    figure = Figure(figsize=size or (3.2 + width * columns, 1.6 + CELL_INCHES * rows), layout="constrained")
     axes = figure.subplots()
     # the scale starts below 1, so that a single patient is visible
     norm = LogNorm(0.3, max(3, counts.max(initial=0)))
@@ -316,10 +320,12 @@ def count_heat_map(table: pd.DataFrame, framed: Collection[tuple[str, str]] = ()
     axes.set_xlabel(short(table.columns.name or ""), parse_math=False)
     axes.set_ylabel(short(table.index.name or ""), parse_math=False)
     axes.plot(*np.nonzero(counts.T < 1), ".", color="#bbb", ms=1.5)
-    write_in_cells(axes, counts, counts >= 1, _compact, lambda count: norm(count) > 0.6)
+    write_in_cells(axes, counts, counts >= 1, _compact, lambda count: norm(count) > 0.6, text)
     for row, column in itertools.product(range(rows), range(columns)):
         if (table.index[row], table.columns[column]) in framed:
-            axes.add_patch(Rectangle((column - 0.44, row - 0.44), 0.88, 0.88, fill=False, ec=HELD_OUT, lw=1.4))
+            axes.add_patch(Rectangle((column - 0.44, row - 0.44), 0.88, 0.88, fill=False, ec=HELD_OUT, lw=frame))
+    if size:
+        return figure
     ticks = [step * 10**power for power in range(9) for step in (1, 2, 5) if step * 10**power <= norm.vmax]
     bar = figure.colorbar(image, label="patients", shrink=min(1, 8 / rows), aspect=12, ticks=ticks, format="{x:,.0f}")
     bar.ax.set_ylim(1)

@@ -12,11 +12,11 @@ import pandas as pd
 from matplotlib.figure import Figure as Plot
 
 from medi_monai.report.audit_page import count_heat_map, held_out_cells, patients_table
-from medi_monai.report.blocks.arms import ARMS
 from medi_monai.report.blocks.experiment_answer import SENTENCES, answer_sentences
 from medi_monai.report.blocks.gallery import Gallery
 from medi_monai.report.blocks.overview import (
-    accuracy_plot,
+    SMALL,
+    accuracy_forest,
     cohort_bars,
     fidelity_overview,
     main_arms,
@@ -28,16 +28,28 @@ from medi_monai.report.page import Card, Page
 from medi_monai.report.plots import forest_plot
 from medi_monai.report.probe_page import chance_marks, main_figures
 from medi_monai.report.sections import StageTime, add_findings, add_provenance, add_run_time
-from medi_monai.report.words import arm_title, figure_text, known, number, percent_text, share_table
-from medi_monai.results import Figure, Finding, typed
+from medi_monai.report.words import (
+    arm_title,
+    arm_words,
+    class_text,
+    figure_text,
+    known,
+    number,
+    percent_text,
+    share_table,
+)
+from medi_monai.results import Finding, typed
 from medi_monai.results.experiment import CohortSummary, ExperimentResults
-from medi_monai.results.probing import ProbeResults
+from medi_monai.results.probing import ALPHA, ProbeResults
 from medi_monai.utils.text import listed, plural
 
 __all__ = ["write_experiment_page"]
 
 LINKS = {"evaluation": "Full evaluation", "probing": "Full probing results", "audit": "Full cohort audit"}
 ACCURACIES = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": "worst-group accuracy"}
+#: what patients of a split are for
+USES = {"train": "training", "val": "validation", "holdout": "testing", "test": "testing"}
+DEMO = "Demo cohort: a program drew these images. The results show how methods behave; they say nothing about patients."
 #: maximum numbers of classes and of values in the plot of the cohort; the audit page, to which it links, has more
 MOST_CELLS = 30
 #: maximum number of findings of the audit on the page; the audit page, to which it links, has all
@@ -79,7 +91,11 @@ def write_experiment_page(
     Returns:
         ``path``.
     """
-    page, content = Page("Effect of metadata on generated images and classifiers"), _Content(results, audit, samples)
+    lead = DEMO if results.cohort.demo else ""
+    page, content = (
+        Page("Effect of metadata on generated images and classifiers", lead),
+        _Content(results, audit, samples),
+    )
     for add in ANSWER:
         add(page, content)
     with page.folded_sections():
@@ -90,21 +106,37 @@ def write_experiment_page(
 
 def _add_answer(page: Page, content: _Content) -> None:
     results = content.results
-    probe, many = results.probe, len(results.trainings) > 1
-    page.figure(
-        accuracy_plot(probe, content.titles, chance_marks(probe)["balanced_accuracy"]),
-        f"Accuracy of a classifier of {probe.label} on {probe.test.what}, by training data."
-        f"{' Small dots: single trainings.' if many else ''}",
+    probe = results.probe
+    page.forest(
+        accuracy_forest(probe, content.titles, chance_marks(probe)["balanced_accuracy"]), _forest_caption(content)
     )
     page.answer(answer_sentences(results), results.verdict[0].level, SENTENCES)
+
+
+def _add_words(page: Page, content: _Content) -> None:
+    probe = content.results.probe
     with page.fold("What was compared"):
         rows = {content.titles[arm]: {"trained on": _training_images(arm, probe)} for arm in probe.arms}
         page.table(share_table(rows, "training data"))
     page.glossary()
 
 
+def _forest_caption(content: _Content) -> str:
+    probe = content.results.probe
+    caption = f"Classifiers of {class_text(probe.label)}, tested on {probe.test.what}. Dotted line on the left: chance."
+    if len(content.results.trainings) > 1:
+        caption += " Small dots: single trainings."
+    compared = [row for row in probe.comparisons if row.figure == "balanced_accuracy"]
+    if compared:
+        caption += (
+            " Differences are paired: they are of the same test images, and can be clear where the intervals on the "
+            f"left overlap. p values are corrected for {plural(len(compared), 'comparison')}; bold: below {ALPHA}."
+        )
+    return caption
+
+
 def _training_images(arm: str, probe: ProbeResults) -> str:
-    words = ARMS[arm].words if arm in ARMS else ""
+    words = arm_words(arm)
     return f"real images, and images {words}".removesuffix(" ") if arm in probe.generated else words
 
 
@@ -131,7 +163,7 @@ def _fidelity_card(content: _Content) -> Card:
     )
     text = (
         f"Fréchet distance to real images{where}: {shown}; real images of other patients {number(floor)}. A classifier "
-        f"recognizes the requested {fidelity.label} in {shares} of images."
+        f"recognizes the requested class in {shares} of images."
     )
     titles = {arm: arm_title(arm) for arm in fidelity.arms}
     return Card("How real the images look", fidelity_overview(fidelity, titles), text, content.link("evaluation"))
@@ -144,29 +176,30 @@ def _shortcut_card(content: _Content) -> Card:
         f"The {center} of an image can be predicted from its features with a balanced accuracy of "
         f"{number(accuracy.value, 2)} (chance {number(accuracy.chance, 2)}): a possible shortcut."
     )
-    drops = {arm: curve.average_performance_drop for arm, curve in probe.shortcut.correlation.arms.items()}
-    if drops:
-        changes = listed(f"{_percent(drops[arm])} ({content.titles[arm]})" for arm in main_arms(probe) if arm in drops)
-        text += f" As {center} and {probe.label} become correlated in training, accuracy changes by {changes}."
+    curves = {arm: curve.curve for arm, curve in probe.shortcut.correlation.arms.items() if curve.curve}
+    shown = [arm for arm in main_arms(probe) if arm in curves]
+    if shown:
+        changes = listed(
+            f"{number(curves[arm][0].value, 2)} to {number(curves[arm][-1].value, 2)} ({content.titles[arm]})"
+            for arm in shown
+        )
+        text += f" As {center} and class become correlated in training, balanced accuracy changes from {changes}."
     left_out = [arm for arm in probe.shortcut.correlation.left_out if arm in content.titles]
     if left_out:
         names = listed(content.titles[arm] for arm in left_out)
-        text += f" Not shown: {names}, whose generator saw the withheld images."
+        text += (
+            f" Not shown: {names}. This test withholds images that their generators were trained on; the results above "
+            "are not affected."
+        )
     return Card(f"Shortcuts by {center}", shortcut_overview(probe, content.titles), text, content.link("probing"))
-
-
-def _percent(drop: Figure) -> str:
-    return f"{number(None if drop.value is None else 100 * drop.value, 1)}%"
 
 
 def _cohort_card(content: _Content) -> Card:
     cohort, counts = content.results.cohort, content.results.cohort.counts
-    of_training = counts.get("train")
-    text = (
-        f"{of_training.patches:,} training images of {plural(of_training.patients, 'patient')}. " if of_training else ""
-    )
+    patients = listed(f"{of_split.patients:,} for {USES[split]}" for split, of_split in counts.items() if split in USES)
+    text = f"Patients: {patients}. " if patients else ""
     text += (
-        f"Combinations of {' and '.join([cohort.label, *cohort.attributes])}: {cohort.combinations.seen:,} in "
+        f"Combinations of {' and '.join(['class', *cohort.attributes])}: {cohort.combinations.seen:,} in "
         f"training, {cohort.combinations.unseen:,} held out."
     )
     table = _patients(cohort, content.audit)
@@ -181,7 +214,7 @@ def _cohort_plot(numbers: pd.DataFrame, held_out: set[tuple[str, str]]) -> Plot:
     # the plot shares a row with smaller ones: classes become columns where that makes it less wide
     if numbers.shape[1] > numbers.shape[0]:
         numbers, held_out = numbers.T, {(value, label) for label, value in held_out}
-    return count_heat_map(numbers, held_out)
+    return count_heat_map(numbers, held_out, (SMALL[0], max(SMALL[1], 0.9 + 0.22 * len(numbers))))
 
 
 def _patients(
@@ -310,7 +343,7 @@ def _add_provenance(page: Page, content: _Content) -> None:
 
 #: parts of the page in order: those that answer, then the folded details
 Part = Callable[[Page, _Content], None]
-ANSWER: Sequence[Part] = (_add_answer, _add_samples, _add_overview, _add_findings, _add_links)
+ANSWER: Sequence[Part] = (_add_answer, _add_samples, _add_overview, _add_words, _add_findings, _add_links)
 DETAILS: Sequence[Part] = (
     _add_accuracy,
     _add_fidelity,

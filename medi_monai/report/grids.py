@@ -108,6 +108,7 @@ def write_in_cells(
     shown: np.ndarray,
     text_of: Callable[[float], str],
     is_dark: Callable[[float], bool],
+    size: float = 6.5,
 ) -> None:
     """Write the values of a heat map into its cells, white in dark cells.
 
@@ -117,11 +118,12 @@ def write_in_cells(
         shown: ``(rows, columns)`` bool: cells to write into.
         text_of: function that formats a value.
         is_dark: function that returns whether the cell of a value is dark.
+        size: size of the text in points.
     """
     for row, column in zip(*np.nonzero(shown)):
         value = values[row, column]
         color = "white" if is_dark(value) else "#222"
-        text = axes.text(column, row, text_of(value), ha="center", va="center", fontsize=6.5, color=color)
+        text = axes.text(column, row, text_of(value), ha="center", va="center", fontsize=size, color=color)
         # the text is always inside the axes: leaving it out of the layout saves measuring a thousand of them
         text.set_in_layout(False)
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import jinja2
 import pandas as pd
 
+from medi_monai.report.blocks.forest import Forest
 from medi_monai.report.blocks.gallery import Gallery
 from medi_monai.report.blocks.glossary import used_terms
 from medi_monai.report.blocks.pictures import Picture, embedded
@@ -183,6 +184,11 @@ class Page:
         cells = {place: [embedded(image, gallery.tile) for image in images] for place, images in gallery.cells.items()}
         bar = scale_bar(gallery.mpp, gallery.image_width)
         self.blocks.append({"kind": "gallery", "gallery": gallery, "cells": cells, "bar": bar, "caption": caption})
+        return self
+
+    def forest(self, forest: Forest, caption: str = "") -> Page:
+        """Add a forest plot with all its text as text."""
+        self.blocks.append({"kind": "forest", "forest": forest, "caption": caption})
         return self
 
     def cards(self, cards: Iterable[Card]) -> Page:

@@ -192,10 +192,11 @@ def correlation_curves(
         curve = [(point.level, point.value, point.ci95) for point in correlation.arms[arm].curve]
         _curve(axes, curve, styles[arm], _asides(arms)[arm], figure.dpi_scale_trans)
     axes.set(xlabel="correlation of class and center in training")
-    axes.set(ylabel="balanced accuracy on a balanced test")
+    axes.set(ylabel="balanced accuracy")
     plain_axes(axes, "y")
     _name_points(axes, correlation.levels, False)
-    arm_legend(figure, arms, styles, titles)
+    if len(arms) > 1:
+        arm_legend(figure, arms, styles, titles)
     return figure
 
 

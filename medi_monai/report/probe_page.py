@@ -15,6 +15,7 @@ from medi_monai.report.sections import add_correlation, add_findings, add_proven
 from medi_monai.report.words import (
     DASH,
     arm_title,
+    difference_text,
     figure_text,
     main_source,
     number,
@@ -98,16 +99,12 @@ def _answer(results: ProbeResults) -> list[str]:
     best = max(rows, key=lambda other: results.arms[other].balanced_accuracy.value or 0.0, default=None)
     for other in asked if best is None or best in asked else [*asked, best]:
         row = rows[other]
-        sentences.append(f"{_pair(focus, other)}: {_signed(row.difference)}, {p_statement(row.p_holm)} (Holm).")
+        sentences.append(f"{_pair(focus, other)}: {difference_text(row.difference)}, {p_statement(row.p_holm)} (Holm).")
     return sentences
 
 
 def _pair(focus: str, other: str) -> str:
     return f"{arm_title(focus)} − {arm_title(other)}"
-
-
-def _signed(difference: Figure) -> str:
-    return ("+" if difference.value is not None and difference.value > 0 else "") + figure_text(difference, 3)
 
 
 def _cautions(results: ProbeResults, titles: Mapping[str, str]) -> list[Finding]:
@@ -215,7 +212,7 @@ def _other_differences(by_figure: Mapping[str, Comparison]) -> dict[str, str]:
     row = {}
     for name, title in FIGURES.items():
         if name in by_figure and name not in MAIN:
-            row[title] = _signed(by_figure[name].difference)
+            row[title] = difference_text(by_figure[name].difference)
             if by_figure[name].p_value is not None:
                 row[f"p, {title}"] = p_text(by_figure[name].p_holm)
     return row
@@ -223,7 +220,7 @@ def _other_differences(by_figure: Mapping[str, Comparison]) -> dict[str, str]:
 
 def _difference(row: Comparison, test_units: str) -> dict[str, str]:
     return {
-        "difference": _signed(row.difference),
+        "difference": difference_text(row.difference),
         "p": p_text(row.p_value),
         "p, corrected (Holm)": p_text(row.p_holm),
         # units of the worst group are the patients within it

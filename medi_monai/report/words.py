@@ -8,13 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from medi_monai.report.blocks.arms import arm_title
+from medi_monai.report.blocks.arms import arm_title, arm_words
 from medi_monai.results import Figure, Finding
 from medi_monai.results.probing import Comparison, ProbeResults
 from medi_monai.utils.text import listed
 
 __all__ = [
     "arm_title",
+    "arm_words",
+    "class_text",
+    "difference_text",
     "duration_text",
     "figure_text",
     "known",
@@ -27,6 +30,7 @@ __all__ = [
     "settings_findings",
     "share_table",
     "short",
+    "signed",
     "sources_text",
     "span",
 ]
@@ -74,6 +78,20 @@ def figure_text(figure: Figure | None, decimals: int | None = None) -> str:
     return number(figure.value, decimals) + span(figure.ci95, decimals)
 
 
+def signed(value: float | None, decimals: int = 3) -> str:
+    """Format a difference with its sign; 0 has none, also if it is due to rounding."""
+    text = number(value, decimals)
+    return f"+{text}" if value is not None and value > 0 and float(text) else text
+
+
+def difference_text(difference: Figure, decimals: int = 3) -> str:
+    """Format a difference and its interval, all with their signs."""
+    if difference.value is None or not difference.ci95:
+        return signed(difference.value, decimals)
+    low, high = (signed(edge, decimals) for edge in difference.ci95)
+    return f"{signed(difference.value, decimals)} ({low}{FIXED}to{FIXED}{high})"
+
+
 def percent_text(figure: Figure | None, interval: bool = True) -> str:
     """Format a share as a percentage, with its interval if it has one and ``interval`` is set."""
     if figure is None or figure.value is None:
@@ -103,6 +121,11 @@ def p_statement(value: float | None) -> str:
     """Return a statement such as "p = 0.035" or "p < 0.001"."""
     given = known(value)
     return "p undefined" if given is None else f"p = {given:.2g}" if given >= 0.001 else "p < 0.001"
+
+
+def class_text(label: str) -> str:
+    """Return how pages name the class: "the class", with the column that it comes from unless that says so."""
+    return "the class" if label == "class" else f"the class ({label})"
 
 
 def short(name: object, length: int = LONGEST_NAME) -> str:

@@ -58,6 +58,7 @@ class CohortSummary(Result):
         dir: folder of the cohort, relative to that of the experiment.
         counts: counts by split.
         combinations: numbers of combinations of label and attributes.
+        demo: whether it is a demo cohort, with drawn images.
     """
 
     label: str
@@ -65,6 +66,7 @@ class CohortSummary(Result):
     dir: str
     counts: Mapping[str, SplitCounts]
     combinations: CombinationCounts
+    demo: bool = False
 
 
 @dataclass(frozen=True)

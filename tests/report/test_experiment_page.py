@@ -64,14 +64,14 @@ def text_of(tmp_path, content, audit=AUDIT, samples=None):
 def test_the_page_answers_first_and_its_details_are_folded(tmp_path):
     samples = Gallery(["Real"], [["T0", "Fir"]], {("Real", 0): [np.zeros((32, 32, 3), np.uint8)]}, mpp=0.5)
     text = text_of(tmp_path, experiment(), samples=samples).partition("<main>")[2]
-    order = ["<img", "lean on the hospital?", "No effect: the difference", "Tested on 3,517 images"]
+    order = ['<table class="forest">', "lean on the hospital?", "No effect: the difference", "Tested on 3,517 images"]
     order += [
-        "What was compared",
-        "Words on this page",
         ">Images of the same",
         "How real the images look",
         "Shortcuts by center",
         "<h3>Cohort",
+        "What was compared",
+        "Words on this page",
     ]
     order += ["Patients in two splits: 1", '<details class="section">', "Classifier accuracy", ">Fidelity<"]
     order += ["8 min 32 s", "Settings and"]
@@ -116,7 +116,7 @@ def test_the_cohort_is_a_plot_of_patients_or_of_its_splits(tmp_path, cells, text
     attributes = {"center": {"association": {"train": ASSOCIATION}} | ({"cells": cells} if cells else {})}
     audit = {"attributes": attributes, "findings": [], "settings": {"continuous": []}}
     page = text_of(tmp_path, experiment(), audit)
-    assert text in page and page.count("<img") == 5, "accuracy, three cards, and the folded plot of accuracy"
+    assert text in page and page.count("<img") == 4, "three cards, and the folded plot of accuracy"
 
 
 def test_an_association_that_is_undefined_is_a_dash(tmp_path):
@@ -132,3 +132,18 @@ def test_every_training_has_a_row_and_a_link(tmp_path):
     assert 'href="training_4/report.html"' in text and 'href="training_3/report.html"' not in text
     assert "Small dots: single trainings." in text
     assert "seed 0" not in text_of(tmp_path, experiment())
+
+
+def test_a_demo_cohort_is_said_to_be_one(tmp_path):
+    content = experiment()
+    assert "Demo cohort" not in text_of(tmp_path, content)
+    content["cohort"] |= {"demo": True}
+    assert '<p class="lead">Demo cohort: a program drew these images.' in text_of(tmp_path, content)
+
+
+def test_the_figure_at_the_top_has_accuracy_and_difference_of_every_arm(tmp_path):
+    figure = text_of(tmp_path, experiment()).partition('<table class="forest">')[2].partition("</table>")[0]
+    rows = {re.search('scope="row">([^<]*)', row)[1]: row for row in figure.split("<tr>")[2:] if 'scope="row"' in row}
+    assert list(rows) == ["Real", "Real + Class-only (CLS)", "Real + MeDi", "Stain-normalized"]
+    assert "recoloring" in rows["Stain-normalized"] and "generated from class and metadata" in rows["Real + MeDi"]
+    assert "MeDi minus this" in figure and "<b>+0.1" in rows["Real"] and "<b>+" not in rows["Real + MeDi"]

@@ -43,8 +43,8 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
     assert row_of(text, "Stain-normalized")[0] == "0.600 (0.500 to 0.700)"
     # differences: the worst group has no other combinations, only other patients
     pair = "MeDi − Class-only (CLS)"
-    assert row_of(text, pair) == ["+0.120 (0.070 to 0.400)", "0.002", "0.006", "test combinations (75%)"]
-    assert row_of(text, pair, 1) == ["+0.120 (0.070 to 0.400)", "0.002", "0.006", "test patients (75%)"]
+    assert row_of(text, pair) == ["+0.120 (+0.070 to +0.400)", "0.002", "0.006", "test combinations (75%)"]
+    assert row_of(text, pair, 1) == ["+0.120 (+0.070 to +0.400)", "0.002", "0.006", "test patients (75%)"]
     assert "over test combinations, training patients, generated images" in text and "trainings of" not in text
     assert row_of(text, "tumor")[:2] == ["0.853", "0.500"] and row_of(text, "center")[0] == "0.998"
     assert "−0.214 (−0.320 to −0.135)" in text and "Robustness index (PathoROB): 0.014 over 64 pairs" in text
@@ -53,14 +53,14 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
     ]  # fmt: skip
     assert "Clustering score (PathoROB): −0.412 over 16 pairs (n = 6,400)" in text and "k = 5)" in text
     assert "race: asian (n = 574), white (n = 2,063)" in text and "– (n = 3,517)" in text
-    assert "MeDi − Real: +0.100 (0.050 to 0.400), p = 0.0063 (Holm)." in text
+    assert "MeDi − Real: +0.100 (+0.050 to +0.400), p = 0.0063 (Holm)." in text
     assert "Differences between MeDi and other arms" in text and "bc7e5d" in text
     # two forests, two sweeps, the correlation
     assert text.count("<img") == 5 and "Accuracy by number of centers" not in text
 
 
 def test_the_answer_compares_with_the_best_other_arm(tmp_path):
-    answer = "MeDi − Stain-normalized: +0.110 (0.060 to 0.400), p < 0.001 (Holm)."
+    answer = "MeDi − Stain-normalized: +0.110 (+0.060 to +0.400), p < 0.001 (Holm)."
     content = probe_content()
     for row in content["comparisons"]:
         row["p_holm"] = 0.0002

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medi_monai.evaluation.alignment.encoders import same_encoder
-from medi_monai.report.words import arm_title, figure_text, number, settings_findings, span
+from medi_monai.report.words import arm_title, figure_text, number, settings_findings, signed, span
 from medi_monai.results import Figure, Finding
 from medi_monai.results.alignment import AlignmentMetrics, AlignmentVerdict, Answer, TuningCurve
 from medi_monai.utils.text import plural
@@ -144,8 +144,8 @@ def _fooled(metrics: AlignmentMetrics, arm: str) -> str:
     fell = by_guide is not None and _below(by_guide, -TRIFLE)
     if by_guide and fell and change and change.ci95 and change.ci95[0] > 0:
         return (
-            f"the distance changes by {_signed(by_guide.value)} according to the guide, but by "
-            f"{_signed(change.value)}{span(change.ci95, 3)} according to the judge."
+            f"the distance changes by {signed(by_guide.value, 2)} according to the guide, but by "
+            f"{signed(change.value, 2)}{span(change.ci95, 3)} according to the judge."
         )
     rise = curve_rises(metrics.curve, metrics.tolerance) if arm == "after" else None
     if rise:
@@ -372,7 +372,3 @@ def _copies(metrics: AlignmentMetrics) -> list[Finding]:
         for arm, memory in metrics.memorization.items()
         if held_out and arm != "held_out" and memory.reproduces_training_images(held_out)
     ]
-
-
-def _signed(value: float | None) -> str:
-    return f"+{number(value, 2)}" if value is not None and value > 0 else number(value, 2)

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from medi_monai.evaluation.probing.arms import RECOLORED
 from medi_monai.report.evaluation_page import untrained_text
-from medi_monai.report.words import arm_title, number, p_statement, settings_findings
+from medi_monai.report.words import arm_title, number, p_statement, settings_findings, signed
 from medi_monai.results import Figure, Finding
 from medi_monai.results.experiment import TrainingSummary
 from medi_monai.results.metrics import ArmsMetrics
@@ -21,7 +21,6 @@ __all__ = [
     "main_answer",
     "main_comparisons",
     "protocol_findings",
-    "signed",
     "trainings_findings",
     "verdict",
 ]
@@ -313,12 +312,6 @@ def _difference(row: Comparison, focus: str, other: str) -> str:
         return f"{pair}: undefined."
     low, high = (signed(edge) for edge in difference.ci95 or (None, None))
     return f"{pair}: {signed(difference.value)} balanced accuracy (95% CI {low} to {high}, {p_statement(row.p_holm)})."
-
-
-def signed(value: float | None) -> str:
-    """Format a difference to three decimals, with its sign."""
-    text = number(value, 3)
-    return f"+{text}" if value is not None and value > 0 and float(text) else text
 
 
 def _number(figure: Figure) -> str:

@@ -11,9 +11,8 @@ from medi_monai.evaluation.verdicts.metadata import (
     main_answer,
     main_comparisons,
     protocol_findings,
-    signed,
 )
-from medi_monai.report.words import arm_title, number, p_statement
+from medi_monai.report.words import arm_title, number, p_statement, signed
 from medi_monai.results import Figure, Finding
 from medi_monai.results.experiment import Agreement, EncoderComparison, EncoderDifference, SecondEncoderResults
 from medi_monai.results.metrics import ArmsMetrics

@@ -1,28 +1,24 @@
-"""Plots of an overview: accuracy by arm, and small plots of fidelity, shortcuts and cohort side by side."""
+"""Figures of an overview: accuracy by arm, and small plots of fidelity, shortcuts and cohort side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from medi_monai.report.blocks.arms import arm_looks
-from medi_monai.report.plots import FLOOR_COLOR, correlation_curves, draw_point, plain_axes
-from medi_monai.report.words import figure_text, short
-from medi_monai.results import Figure as ResultFigure
+from medi_monai.report.blocks.arms import ARMS, REFERENCE, arm_looks, arm_title, arm_words
+from medi_monai.report.blocks.forest import Forest, ForestCell, ForestColumn, ForestRow
+from medi_monai.report.plots import FLOOR_COLOR, correlation_curves, plain_axes
+from medi_monai.report.words import difference_text, figure_text, p_statement, short
 from medi_monai.results.experiment import SplitCounts
 from medi_monai.results.metrics import ArmsMetrics
-from medi_monai.results.probing import ProbeResults
+from medi_monai.results.probing import Comparison, ProbeResults, RepeatedFigure
 
-__all__ = ["accuracy_plot", "cohort_bars", "fidelity_overview", "main_arms", "shortcut_overview"]
+__all__ = ["SMALL", "accuracy_forest", "cohort_bars", "fidelity_overview", "main_arms", "shortcut_overview"]
 
 #: size in inches of the small plots, which share a row
-SMALL = (5.2, 2.8)
-WIDTH, ROW_INCHES, TEXT_SIZE = 8.2, 0.225, 10
-#: left and right end of the axes of the accuracy plot, as fractions of the width of the figure
-LEFT, RIGHT = 0.275, 0.765
+SMALL = (3.9, 2.5)
 
 
 def main_arms(probe: ProbeResults) -> list[str]:
@@ -30,10 +26,10 @@ def main_arms(probe: ProbeResults) -> list[str]:
     return [arm for arm in probe.arms if arm == "real" or arm in probe.generated]
 
 
-def accuracy_plot(probe: ProbeResults, titles: Mapping[str, str], chance: float | None) -> Figure:
-    """Plot the balanced accuracy of every arm with its interval, and write the figures next to it.
+def accuracy_forest(probe: ProbeResults, titles: Mapping[str, str], chance: float | None) -> Forest:
+    """Return the balanced accuracy of every arm, and how much the focus differs from it, as a forest plot.
 
-    Small dots above an interval are single trainings. The arms of the question come first.
+    The arms of the question come first, the others by family, and those for reference last.
 
     Args:
         probe: results of the probing.
@@ -41,35 +37,40 @@ def accuracy_plot(probe: ProbeResults, titles: Mapping[str, str], chance: float 
         chance: accuracy of guessing, drawn as a dotted line; None if unknown.
     """
     first = main_arms(probe)
-    order = [*first, *(arm for arm in probe.arms if arm not in first)]
+    families = {arm: ARMS[arm].family if arm in ARMS else "" for arm in probe.arms}
+    order = list(dict.fromkeys(families[arm] for arm in sorted(probe.arms, key=[*ARMS, *probe.arms].index)))
+    others = [arm for family in order for arm in probe.arms if families[arm] == family and arm not in first]
+    others.sort(key=lambda arm: families[arm] == REFERENCE)
+    compared = {row.arms[1]: row for row in probe.comparisons if row.figure == "balanced_accuracy"}
     looks = arm_looks(list(probe.arms))
-    height = 0.75 + ROW_INCHES * len(order)
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((LEFT, 0.55 / height, RIGHT - LEFT, 1 - 0.75 / height))
-    for row, arm in enumerate(order):
-        accuracy: ResultFigure = probe.arms[arm].balanced_accuracy
-        draw_point(axes, accuracy, row, looks[arm])
-        weight = "bold" if arm in first else "normal"
-        _text(axes, -LEFT / (RIGHT - LEFT), row, short(titles[arm], 26), weight)
-        _text(axes, 1.02, row, figure_text(accuracy, 3), weight)
-    if len(order) > len(first) > 0:
-        axes.axhline(len(first) - 0.5, color="#d1d9e0", lw=0.8)
-    if chance is not None:
-        axes.axvline(chance, color="#444", lw=1.2, ls=":")
-        axes.text(chance, -0.62, "chance", ha="center", va="bottom", fontsize=9, color="#444")
-    axes.set_ylim(len(order) - 0.5, -0.6)
-    axes.set_yticks([])
-    axes.set_xlabel("balanced accuracy, with 95% interval", fontsize=10)
-    plain_axes(axes, "x")
-    axes.spines["left"].set_visible(False)
-    return figure
+    rows = [
+        ForestRow(
+            titles[arm],
+            looks[arm][0],
+            (_accuracy_cell(probe.arms[arm].balanced_accuracy, arm in first), _difference_cell(compared.get(arm))),
+            "" if arm in first else families[arm],
+            arm_words(arm) if arm in first and arm in probe.generated else "",
+            families[arm] == REFERENCE,
+        )
+        for arm in (*first, *others)
+    ]
+    accuracies, differences = zip(*(row.cells for row in rows))
+    columns = [ForestColumn.of("balanced accuracy, 95% interval", accuracies, chance)]
+    if any(cell.figure for cell in differences):
+        columns.append(ForestColumn.of(f"{arm_title(probe.focus)} minus this, 95% interval", differences, 0.0))
+    return Forest(columns, rows, "training data")
 
 
-def _text(axes: Axes, x: float, y: float, text: str, weight: str) -> None:
-    place = axes.get_yaxis_transform()
-    axes.text(
-        x, y, text, transform=place, va="center", fontsize=TEXT_SIZE, weight=weight, parse_math=False, clip_on=False
-    )
+def _accuracy_cell(accuracy: RepeatedFigure, strong: bool) -> ForestCell:
+    trainings = [value for value in accuracy.trainings if value is not None]
+    return ForestCell(accuracy, figure_text(accuracy, 2), strong, trainings if len(trainings) > 1 else ())
+
+
+def _difference_cell(row: Comparison | None) -> ForestCell:
+    if row is None:
+        return ForestCell()
+    text = f"{difference_text(row.difference, 2)}, {p_statement(row.p_holm)}"
+    return ForestCell(row.difference, text, bool(row.significant))
 
 
 def fidelity_overview(metrics: ArmsMetrics, titles: Mapping[str, str]) -> Figure:
@@ -96,7 +97,7 @@ def fidelity_overview(metrics: ArmsMetrics, titles: Mapping[str, str]) -> Figure
     axes.set_yticks(range(len(metrics.arms)), [short(titles[arm], 18) for arm in metrics.arms], parse_math=False)
     axes.set_ylim(len(metrics.arms) - 0.5, -0.5)
     axes.set_xlim(left=0)
-    axes.set_xlabel("Fréchet distance to real images (smaller is better)")
+    axes.set_xlabel("Fréchet distance to real images")
     plain_axes(axes, "x")
     keys = [
         (Line2D([], [], ls="", marker="o", color="#444", ms=7), "in training"),
@@ -104,7 +105,7 @@ def fidelity_overview(metrics: ArmsMetrics, titles: Mapping[str, str]) -> Figure
         (Line2D([], [], ls="", marker="|", color=FLOOR_COLOR, ms=11, mew=2.5), "real, other patients"),
     ]
     figure.legend([line for line, _ in keys], [name for _, name in keys], loc="outside upper center", ncols=3,
-                  frameon=False, fontsize=9)  # fmt: skip
+                  frameon=False, fontsize=9, columnspacing=1, handletextpad=0.2)  # fmt: skip
     return figure
 
 

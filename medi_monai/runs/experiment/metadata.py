@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from medi_monai.cohort import Cohort
+from medi_monai.cohort.demo import DemoCohort
 from medi_monai.cohort.samples import read_arms
 from medi_monai.diffusion import SOLVERS
 from medi_monai.engines.sampling_settings import GuidanceSettings
@@ -22,6 +23,7 @@ from medi_monai.evaluation.verdicts.metadata import trainings_findings, verdict
 from medi_monai.evaluation.verdicts.second_encoder import second_findings
 from medi_monai.networks import build_encoder
 from medi_monai.report import write_experiment_page
+from medi_monai.report.words import class_text
 from medi_monai.results import Finding, plain, print_findings, read_results, write_results
 from medi_monai.results.experiment import ExperimentResults, TrainedArm, TrainingSummary
 from medi_monai.results.metrics import ArmsMetrics
@@ -126,10 +128,13 @@ class MetadataExperiment:
             Image.fromarray(samples).save(path, format="png")
         results = ExperimentResults(
             question=(
-                f"Do generated images improve a classifier of {columns[0]} on {probe.test.what}, and does it help if "
-                f"the generator knows {' and '.join(columns[1:])}?"
+                f"Does a classifier of {class_text(columns[0])} become more accurate on {probe.test.what} if generated "
+                f"images are added to its training data, and does it help if the generator knows "
+                f"{' and '.join(columns[1:])}?"
             ),
-            cohort=summarize_cohort(cohort, columns, "cohort"),
+            cohort=summarize_cohort(
+                cohort, columns, "cohort", DemoCohort.selected_by(run.settings["dataset_dir"]) is not None
+            ),
             verdict=(
                 *verdict(fidelity, probe),
                 *(second_findings(second, probe) if second else [Finding("note", self._second.why_none)]),
