@@ -12,6 +12,14 @@ import pandas as pd
 
 from medi_monai.report.alignment_plots import curve_plot, has_prompts, proportion_bars
 from medi_monai.report.alternatives_table import add_alternatives, stages_of
+from medi_monai.report.blocks.alignment_answer import (
+    ARMS,
+    FEW_VALUES,
+    alignment_sentences,
+    forest_caption,
+    share_forest,
+    target_text,
+)
 from medi_monai.report.blocks.gallery import Gallery
 from medi_monai.report.page import Page
 from medi_monai.report.sections import (
@@ -25,31 +33,17 @@ from medi_monai.report.sections import (
 )
 from medi_monai.report.words import DASH, arm_title, figure_text, number, percent_text, share_table, short
 from medi_monai.results import Figure, Finding
-from medi_monai.results.alignment import AlignmentMetrics, Answer, PromptRow, TuningCurve
+from medi_monai.results.alignment import AlignmentMetrics, PromptRow, TuningCurve
 from medi_monai.utils.text import plural
 
-__all__ = ["ANSWERS", "Pairs", "write_alignment_page"]
+__all__ = ["Pairs", "write_alignment_page"]
 
 #: for ``stayed`` and ``changed``, pairs of images from the same noise, ``(H, W, 3)`` uint8 each, by subgroup
 Pairs: TypeAlias = Mapping[str, Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]]
 
 MOST_PROMPTS, MOST_SUBGROUPS = 40, 24
-#: maximum number of values whose shares are listed in the answer
-FEW_VALUES = 4
-#: arms on which the page focuses
-ARMS = ("before", "after")
 #: number of matched images below which the page shows a warning
 FEW_MATCHED = 50
-#: sentence for each verdict
-ANSWERS: Mapping[Answer, str] = {
-    "met": "The target is met.",
-    "missed": "The target is missed.",
-    "no effect": "Alignment had no significant effect.",
-    "fooled the guide": "The target is missed: the tuning exploited weaknesses of the guide classifier.",
-    "quality lost": "The target is met, but image quality is lost.",
-    "quality not shown": "The target is met, but image quality has not been shown to be preserved.",
-    "undecided": "The result is undecided.",
-}
 
 
 RUN_TIME = (
@@ -75,32 +69,30 @@ def write_alignment_page(
         ``path``.
     """
     names = " and ".join(metrics.target.attributes)
-    target = ", ".join(f"{value} {_target_text(share)}" for value, share in metrics.target.target.items())
+    target = ", ".join(f"{value} {target_text(share)}" for value, share in metrics.target.target.items())
     page = Page(
         f"Alignment of {names}",
         f"Shares of {names} in generated images before and after alignment. Target: {target}. Images are classified by "
         "the judge, a classifier that was not used for the tuning.",
     )
     _add_answer(page, metrics)
-    page.glossary()
+    _add_pairs(page, pairs, mpp)
     add_findings(page, [*metrics.verdict["after"].findings, *_warnings(metrics, errors=False)])
-    add_alternatives(page, metrics)
-    _add_shares(page, metrics)
-    _add_curves(page, metrics.curve)
-    _add_pairs(page, metrics, pairs, mpp)
-    _add_fidelity(page, metrics)
-    _add_diversity(page, metrics)
-    _add_prompt_adherence(page, metrics)
-    _add_prompts(page, metrics)
-    add_memorization(page, metrics.memorization, closest, metrics.copy_search, mpp)
-    _add_classifiers(page, metrics)
-    add_run_time(page, stages_of(metrics.costs), RUN_TIME)
-    add_provenance(page, metrics.settings, metrics.digests, metrics.encoder)
+    page.glossary()
+    with page.folded_sections():
+        add_alternatives(page, metrics)
+        _add_shares(page, metrics)
+        _add_curves(page, metrics.curve)
+        _add_consistency(page, metrics)
+        _add_fidelity(page, metrics)
+        _add_diversity(page, metrics)
+        _add_prompt_adherence(page, metrics)
+        _add_prompts(page, metrics)
+        add_memorization(page, metrics.memorization, closest, metrics.copy_search, mpp)
+        _add_classifiers(page, metrics)
+        add_run_time(page, stages_of(metrics.costs), RUN_TIME)
+        add_provenance(page, metrics.settings, metrics.digests, metrics.encoder)
     return page.write(path)
-
-
-def _target_text(share: float) -> str:
-    return f"{100 * share:.3g}%"
 
 
 def _warnings(metrics: AlignmentMetrics, errors: bool) -> list[Finding]:
@@ -111,43 +103,10 @@ def _add_answer(page: Page, metrics: AlignmentMetrics) -> None:
     # reasons not to rely on the results come first
     for warning in _warnings(metrics, errors=True):
         page.notice(warning.text, "error")
-    verdict = metrics.verdict["after"]
-    levels = [finding.level for finding in verdict.findings]
-    quality = "Image quality, diversity, and prompt adherence are within the allowed limits."
-    if verdict.quality_lost:
-        quality = "Image quality, diversity, or prompt adherence is significantly worse: see Findings."
-    elif "warning" in levels[1:]:
-        quality = "Image quality, diversity, or prompt adherence may be worse than allowed: see Findings."
-    shares = " ".join(_shares_sentence(metrics, attribute) for attribute in metrics.target.parts)
-    page.answer([ANSWERS[verdict.answer], shares, quality], levels[0])
     for attribute, target in metrics.target.parts.items():
-        if len(target) <= MOST_SUBGROUPS:
-            page.figure(
-                proportion_bars(metrics, attribute),
-                f"Shares of {attribute} with 95% confidence intervals; black lines mark the target.",
-            )
-
-
-def _shares_sentence(metrics: AlignmentMetrics, attribute: str) -> str:
-    target = metrics.target.parts[attribute]
-    predicted = [metrics.distance_to_target[arm][attribute] for arm in ARMS]
-    corrected = [distance.correction for distance in predicted if distance.correction]
-    usable = len(corrected) == len(ARMS)
-    if len(target) > FEW_VALUES:
-        distances = [figure_text(distance.total_variation, 3) for distance in (corrected if usable else predicted)]
-        return (
-            f"Distance of {attribute} to the target (total variation): {distances[0]} before and "
-            f"{distances[1]} after alignment."
-        )
-    before, after = (metrics.proportions[arm][attribute] for arm in ARMS)
-    if usable:
-        before, after = (shares.proportions for shares in corrected)
-    texts = "; ".join(
-        f"{value} {percent_text(before[value])} before and {percent_text(after[value])} after alignment "
-        f"(target {_target_text(share)})"
-        for value, share in target.items()
-    )
-    return f"Shares, {'' if usable else 'not '}corrected for misclassification: {texts}."
+        if len(target) <= FEW_VALUES:
+            page.forest(share_forest(metrics, attribute), forest_caption(metrics, attribute))
+    page.answer(alignment_sentences(metrics), metrics.verdict["after"].findings[0].level)
 
 
 def _add_shares(page: Page, metrics: AlignmentMetrics) -> None:
@@ -157,7 +116,7 @@ def _add_shares(page: Page, metrics: AlignmentMetrics) -> None:
         "apply to generated images. In parentheses: 95% confidence intervals.",
     )
     for attribute, target in metrics.target.parts.items():
-        rows: dict[str, dict[str, Any]] = {"Target": {value: _target_text(share) for value, share in target.items()}}
+        rows: dict[str, dict[str, Any]] = {"Target": {value: target_text(share) for value, share in target.items()}}
         if attribute in metrics.training:
             rows["Real training images"] = _share_row(metrics.training[attribute])
         for arm, proportions in metrics.proportions.items():
@@ -169,6 +128,11 @@ def _add_shares(page: Page, metrics: AlignmentMetrics) -> None:
                 page.notice(f"{title}, {attribute}: not corrected, because {corrected.undefined}.", "warning")
             elif corrected:
                 rows[f"{title}, corrected"] = {**_share_row(corrected.proportions), "images": num_images}
+        if len(target) <= MOST_SUBGROUPS:
+            page.figure(
+                proportion_bars(metrics, attribute),
+                f"Shares of {attribute} with 95% confidence intervals; black lines mark the target.",
+            )
         page.table(share_table(rows, "images"), f"Shares of {attribute}")
         _add_distances_to_target(page, metrics, attribute)
 
@@ -214,16 +178,22 @@ def _add_curves(page: Page, curve: TuningCurve | None) -> None:
     )
 
 
-def _add_pairs(page: Page, metrics: AlignmentMetrics, pairs: Pairs, mpp: float | None) -> None:
+def _add_pairs(page: Page, pairs: Pairs, mpp: float | None) -> None:
     page.section("Images from the same noise before and after alignment")
     for kind, words in (("stayed", "kept"), ("changed", "changed")):
         shown = pairs.get(kind) or {}
         if not shown:
             page.text(f"No pair {words} its predicted subgroup.")
             continue
-        page.text(f"Pairs that {words} their predicted subgroup; each column has the same noise and prompt.")
-        for group, of_group in shown.items():
-            page.gallery(_pair_gallery(group, of_group, mpp))
+        page.text(
+            f"Pairs that {words} their predicted subgroup; each column has the same noise and prompt. In parentheses: "
+            "number of such pairs."
+        )
+        page.gallery(_pair_gallery(shown, mpp))
+
+
+def _add_consistency(page: Page, metrics: AlignmentMetrics) -> None:
+    page.section("Similarity to images before alignment")
     rows = {
         arm_title(arm): {
             "all pairs": figure_text(consistency.all, 3),
@@ -259,11 +229,12 @@ def _add_clip_scores(page: Page, metrics: AlignmentMetrics) -> None:
     page.table(share_table(rows, "images"), "CLIP score: cosine similarity of image and prompt")
 
 
-def _pair_gallery(group: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], mpp: float | None) -> Gallery:
+def _pair_gallery(pairs: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], mpp: float | None) -> Gallery:
+    shown = [(group, pair) for group, of_group in pairs.items() for pair in of_group]
     rows = [arm_title(arm) for arm in ARMS]
-    cells = {(row, column): [pair[nth]] for nth, row in enumerate(rows) for column, pair in enumerate(pairs)}
-    columns = [[f"pair {number}"] for number in range(1, len(pairs) + 1)]
-    return Gallery(rows, columns, cells, [group] * len(pairs), mpp=mpp)
+    cells = {(row, column): [pair[nth]] for nth, row in enumerate(rows) for column, (_, pair) in enumerate(shown)}
+    columns = [[f"pair {number}"] for number in range(1, len(shown) + 1)]
+    return Gallery(rows, columns, cells, [group for group, _ in shown], mpp=mpp)
 
 
 def _add_fidelity(page: Page, metrics: AlignmentMetrics) -> None:
