@@ -112,6 +112,51 @@ def test_imports_of_file(file):
     assert private_names(source, file) == []
 
 
+def folder_imports(file, names):
+    """Pairs of folders of one package of which the first imports from the second."""
+    own, pairs = Path(file).parent.parts, set()
+    for name in names:
+        other = name.split(".")[1:] if name.startswith("medi_monai.") else []
+        depth = next((n for n, (first, second) in enumerate(zip(own, other)) if first != second), None)
+        # a module is no folder
+        if depth and (ROOT / Path(*other[: depth + 1])).is_dir():
+            pairs.add(("/".join(own[: depth + 1]), "/".join(other[: depth + 1])))
+    return pairs
+
+
+def circles(pairs):
+    """Folders that import from themselves by way of others."""
+    reached = {first: {second for start, second in pairs if start == first} for first, _ in pairs}
+    for _ in reached:
+        reached = {first: of.union(*(reached.get(second, ()) for second in of)) for first, of in reached.items()}
+    return sorted(first for first, of in reached.items() if first in of)
+
+
+def test_folders_of_a_package_import_in_one_direction():
+    pairs = {
+        pair for file in FILES for pair in folder_imports(file, all_imports((ROOT / file).read_text("utf-8"), file))
+    }
+    assert ("evaluation/probing", "evaluation/shortcuts") in pairs and (
+        "evaluation/shortcuts",
+        "evaluation/probes",
+    ) in pairs
+    assert circles(pairs) == []
+
+
+def test_the_rule_of_folders_finds_a_circle():
+    down = folder_imports(
+        "evaluation/probing/run.py", ["medi_monai.evaluation.shortcuts.figures.x", "medi_monai.utils.x"]
+    )
+    assert down == {("evaluation/probing", "evaluation/shortcuts")} and circles(down) == []
+    up = folder_imports(
+        "evaluation/shortcuts/pairs.py", ["medi_monai.evaluation.probing", "medi_monai.evaluation.views.x"]
+    )
+    deep = folder_imports("evaluation/probes/heads/robust.py", ["medi_monai.evaluation.probing.jobs.x"])
+    assert circles(down | up) == ["evaluation/probing", "evaluation/shortcuts"]
+    round_about = down | deep | {("evaluation/shortcuts", "evaluation/probes")}
+    assert circles(round_about) == ["evaluation/probes", "evaluation/probing", "evaluation/shortcuts"]
+
+
 def test_files_and_folders_are_small():
     modules = [Path(file) for file in FILES if not file.endswith("__init__.py")]
     crowded = {

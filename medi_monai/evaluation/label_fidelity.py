@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort.groups import codes_of, group_weights, spread_rows, stable_order
-from medi_monai.evaluation.probing import LogisticProbe, Standardizer, fit_path, probe_accuracy
+from medi_monai.evaluation.probes import LogisticProbe, Standardizer, fit_path, probe_accuracy
 from medi_monai.metrics import wilson_interval
 from medi_monai.utils.seeding import seed_from
 

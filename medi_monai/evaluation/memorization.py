@@ -15,7 +15,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import stable_order
 from medi_monai.cohort.reading import PatchReader
 from medi_monai.evaluation.planted import choose_originals, plant_copies
-from medi_monai.evaluation.probing import Standardizer
+from medi_monai.evaluation.probes import Standardizer
 from medi_monai.metrics import nearest_neighbors, wilson_interval
 from medi_monai.metrics.copies import CopySearch, structure, turned
 from medi_monai.metrics.memorization import nearer_share

@@ -16,6 +16,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import combination_codes
 from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.handlers import attach_bar
+from medi_monai.evaluation.blank_encoder import encoder_findings
 from medi_monai.evaluation.compression import compression_findings
 from medi_monai.evaluation.compression_effect import compression_effect
 from medi_monai.evaluation.diversity import DiversitySettings, diversity, mean_diversity, relative_variance
@@ -35,7 +36,6 @@ from medi_monai.evaluation.gallery import sample_gallery
 from medi_monai.evaluation.label_fidelity import label_fidelity
 from medi_monai.evaluation.memorization import Closest, MeasuredMemory, memorization
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
-from medi_monai.evaluation.verdicts.blank_encoder import encoder_findings
 from medi_monai.metrics import Moments, paired_test
 from medi_monai.report import write_evaluation_page
 from medi_monai.results import Figure, print_findings, typed, write_run

@@ -22,7 +22,7 @@ from medi_monai.report.blocks.overview import (
     main_arms,
     shortcut_overview,
 )
-from medi_monai.report.encoders import add_second_encoder, distance_sentence
+from medi_monai.report.blocks.second_encoder import add_second_encoder, distance_sentence
 from medi_monai.report.evaluation_page import add_distances, fidelity_sentences
 from medi_monai.report.page import Card, Page
 from medi_monai.report.plots import forest_plot

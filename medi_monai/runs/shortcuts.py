@@ -18,9 +18,9 @@ from medi_monai.cohort.groups import codes_of
 from medi_monai.cohort.prepare import AuditColumns
 from medi_monai.cohort.settings import FeatureSettings, check_named_once
 from medi_monai.cohort.splits import ChosenSplit, choose_split
+from medi_monai.evaluation.probing.unseen import IN_DOMAIN, measure_unseen, take_in_domain
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.evaluation.shortcuts.figures import column_accuracy, predicted_rows, shortcut_figures
-from medi_monai.evaluation.shortcuts.unseen import IN_DOMAIN, measure_unseen, take_in_domain
 from medi_monai.evaluation.verdicts.shortcuts import shortcut_conclusions
 from medi_monai.report.shortcuts import write_shortcut_page
 from medi_monai.results import Figure, Finding, write_run

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from medi_monai.evaluation.probing.probe import LogisticProbe, fit_path
+from medi_monai.evaluation.probes.probe import LogisticProbe, fit_path
 
 CS = [10.0**power for power in range(-3, 4)]
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from medi_monai.networks import build_encoder
-from medi_monai.networks.encoders import EfficientNetEncoder, EmbeddedEncoder, Encoder
+from medi_monai.networks.encoders import EfficientNetEncoder, EmbeddedEncoder, Encoder, same_encoder
 from medi_monai.utils.files import read_json
 
-__all__ = ["INDEPENDENT", "REGULARIZER", "check_encoder", "evaluation_encoder", "same_encoder"]
+__all__ = ["INDEPENDENT", "REGULARIZER", "check_encoder", "evaluation_encoder"]
 
 #: value of `encoder` for the first encoder that needs no download and is not that of the consistency loss
 INDEPENDENT = "independent"
@@ -51,11 +51,6 @@ def check_encoder(spec: Any, more: tuple[str, ...] = ()) -> None:
     name = spec.get("name") if isinstance(spec, Mapping) else spec
     if name not in (INDEPENDENT, *more):
         build_encoder(spec)
-
-
-def same_encoder(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> bool:
-    """Return whether two descriptions of encoders are of the same weights; False if one is None."""
-    return first is not None and second is not None and first["weights_sha256"] == second["weights_sha256"]
 
 
 def _candidates(image_size: int) -> Iterator[Encoder]:

@@ -22,11 +22,11 @@ from medi_monai.evaluation.alignment.quality import measure_memorization, measur
 from medi_monai.evaluation.alignment.seeds import pool_seeds, seed_results
 from medi_monai.evaluation.alignment.shares import measure_shares
 from medi_monai.evaluation.alignment.table import alignment_table
+from medi_monai.evaluation.blank_encoder import encoder_findings, similarity_findings
 from medi_monai.evaluation.compression import compression_findings
 from medi_monai.evaluation.embedding import Embedder
 from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.verdicts.alignment import cautions, verdict_by_arm
-from medi_monai.evaluation.verdicts.blank_encoder import encoder_findings, similarity_findings
 from medi_monai.networks.encoders import Encoder
 from medi_monai.networks.text import ClipModel
 from medi_monai.report.alignment_page import write_alignment_page

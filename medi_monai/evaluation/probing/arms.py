@@ -11,7 +11,7 @@ import pandas as pd
 
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import rows_by_group
-from medi_monai.evaluation.probing.blocks import release
+from medi_monai.evaluation.probes.blocks import release
 from medi_monai.evaluation.probing.store import FeatureStore
 from medi_monai.results.probing import CEILING
 from medi_monai.utils.errors import InputError

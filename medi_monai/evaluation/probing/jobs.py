@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from medi_monai.cohort.groups import codes_of, stable_order
-from medi_monai.evaluation.probing import DrawCondition, Outcome, ProbeProtocol, correlated_rows, find_squares
+from medi_monai.evaluation.probing import DrawCondition, Outcome, ProbeProtocol
 from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw
 from medi_monai.evaluation.probing.scoring import Scorer, TestUnits
-from medi_monai.evaluation.probing.shortcut import Square, outside_rows
 from medi_monai.evaluation.settings import ProbeSettings
+from medi_monai.evaluation.shortcuts.squares import Square, correlated_rows, find_squares, outside_rows
 from medi_monai.metrics import balanced_accuracy
 from medi_monai.results import plain, typed
 from medi_monai.results.probing import Training

@@ -17,6 +17,9 @@ from medi_monai.cohort.groups import (
     spread_rows,
     stable_order,
 )
+from medi_monai.evaluation.probes.blocks import release
+from medi_monai.evaluation.probes.heads import fit_balanced_subsets, fit_combat, fit_coral, fit_group_dro
+from medi_monai.evaluation.probes.probe import LogisticProbe, Standardizer, choose_probe, fit_path
 from medi_monai.evaluation.probing.arms import (
     AUGMENTED,
     BASELINES,
@@ -26,10 +29,7 @@ from medi_monai.evaluation.probing.arms import (
     gathered,
     oversampled_counts,
 )
-from medi_monai.evaluation.probing.blocks import release
 from medi_monai.evaluation.probing.draws import DrawCondition, Outcome
-from medi_monai.evaluation.probing.heads import fit_balanced_subsets, fit_combat, fit_coral, fit_group_dro
-from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, choose_probe, fit_path
 from medi_monai.metrics import balanced_accuracy
 from medi_monai.metrics.resampling import draw_patients
 from medi_monai.schema import missing_cells

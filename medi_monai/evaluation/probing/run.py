@@ -13,6 +13,7 @@ import pandas as pd
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.distributed import torchrun_session
+from medi_monai.evaluation.blank_encoder import encoder_findings
 from medi_monai.evaluation.compression import compression_findings
 from medi_monai.evaluation.embedding import Embedder
 from medi_monai.evaluation.probing import (
@@ -42,7 +43,6 @@ from medi_monai.evaluation.probing.tables import (
 )
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.evaluation.shortcuts.figures import predicted_rows, shortcut_figures
-from medi_monai.evaluation.verdicts.blank_encoder import encoder_findings
 from medi_monai.evaluation.views import embed_real_views, normalizing
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort.groups import codes_of, spread_rows, stable_order
-from medi_monai.evaluation.probing.pairs import balanced_clustering, balanced_robustness
-from medi_monai.evaluation.probing.shortcut import probe_accuracy
+from medi_monai.evaluation.probes import probe_accuracy
+from medi_monai.evaluation.shortcuts.pairs import balanced_clustering, balanced_robustness
 from medi_monai.results.diagnostics import CorrelationSweep, Shortcut
 from medi_monai.results.measures import ProbeAccuracy
 from medi_monai.utils.seeding import seed_from

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medi_monai.evaluation.alignment.encoders import same_encoder
+from medi_monai.networks.encoders import same_encoder
 from medi_monai.report.words import arm_title, figure_text, number, settings_findings, signed, span
 from medi_monai.results import Figure, Finding
 from medi_monai.results.alignment import AlignmentMetrics, AlignmentVerdict, Answer, TuningCurve

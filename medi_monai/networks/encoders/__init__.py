@@ -1,6 +1,6 @@
 """Frozen image encoders, which resize and normalize images as their models require."""
 
-from medi_monai.networks.encoders.base import Encoder
+from medi_monai.networks.encoders.base import Encoder, same_encoder
 from medi_monai.networks.encoders.build import ENCODERS, build_encoder
 from medi_monai.networks.encoders.compressed import CompressedEncoder
 from medi_monai.networks.encoders.differentiable import ImageFeatures
@@ -25,4 +25,5 @@ __all__ = [
     "TimmEncoder",
     "TorchScriptEncoder",
     "build_encoder",
+    "same_encoder",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import tensors_digest
 
-__all__ = ["INTERPOLATIONS", "Encoder"]
+__all__ = ["INTERPOLATIONS", "Encoder", "same_encoder"]
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 #: pattern of allowed names, which become parts of folder names
@@ -131,6 +131,11 @@ class Encoder(nn.Module):
         if self._digest is None or self._digest[0] != key:
             self._digest = (key, tensors_digest(state))
         return self._digest[1]
+
+
+def same_encoder(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> bool:
+    """Return whether two descriptions of encoders are of the same weights; False if one is None."""
+    return first is not None and second is not None and first["weights_sha256"] == second["weights_sha256"]
 
 
 def _check(name: str, image_size: int | None, interpolation: str, mean: Sequence[float], std: Sequence[float]) -> None:

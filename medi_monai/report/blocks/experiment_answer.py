@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from medi_monai.report.blocks.arms import arm_title
 from medi_monai.report.blocks.overview import main_arms
-from medi_monai.report.encoders import second_sentence
+from medi_monai.report.blocks.second_encoder import second_sentence
 from medi_monai.report.words import number
 from medi_monai.results.experiment import ExperimentResults
 from medi_monai.results.probing import Comparison, ProbeResults

@@ -13,9 +13,9 @@ import medi_monai.evaluation.probing.run as module
 import medi_monai.evaluation.shortcuts.figures as figures
 from medi_monai.cohort import Cohort
 from medi_monai.evaluation.embedding import Embedder
-from medi_monai.evaluation.probing.pairs import balanced_clustering
 from medi_monai.evaluation.probing.run import probe_run
 from medi_monai.evaluation.settings import ProbeSettings
+from medi_monai.evaluation.shortcuts.pairs import balanced_clustering
 from medi_monai.networks.encoders import build_encoder
 from medi_monai.results import plain, read_results, read_schema
 from medi_monai.results.probing import ProbeResults

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 
-from medi_monai.evaluation.probing.shortcut import probe_accuracy
+from medi_monai.evaluation.probes import probe_accuracy
 from medi_monai.evaluation.shortcuts.figures import column_accuracy, predicted_rows, shortcut_figures
 
 
@@ -63,9 +63,9 @@ def test_the_accuracy_of_a_column_is_that_of_scikit_learn():
     # the same division into thirds, and the same objective
     codes = (table["center"] == "Y").to_numpy(int)
     patients = pd.factorize(table["patient"], sort=True)[0]
-    from medi_monai.evaluation.probing import shortcut
+    from medi_monai.evaluation.probes import accuracy
 
-    third = shortcut._dealt(codes, patients, 0)
+    third = accuracy._dealt(codes, patients, 0)
     predicted = np.empty(len(codes), int)
     for fold in range(3):
         train, test = third == fold, third == (fold + 2) % 3

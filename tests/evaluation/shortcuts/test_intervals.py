@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from medi_monai.evaluation.probing.pairs import balanced_clustering, balanced_robustness
 from medi_monai.evaluation.shortcuts import intervals
 from medi_monai.evaluation.shortcuts.intervals import _half, _units, _weighted, robustness_interval
+from medi_monai.evaluation.shortcuts.pairs import balanced_clustering, balanced_robustness
 from medi_monai.metrics.neighbors import ranked_neighbors
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from medi_monai.networks.encoders import Encoder
+from medi_monai.networks.encoders import Encoder, build_encoder, same_encoder
 from medi_monai.utils.errors import InputError
 
 MEAN, STD = (0.7, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -139,3 +139,9 @@ def test_the_digest_follows_the_weights_and_nothing_else():
         other.layer.bias.add_(1)
     assert other.weights_digest() != before
     assert encoder.to(torch.bfloat16).weights_digest() != before
+
+
+def test_encoders_are_compared_by_their_weights():
+    embedded = build_encoder("embedded").describe()
+    assert same_encoder(embedded, {**embedded, "name": "renamed"})
+    assert not same_encoder(embedded, {**embedded, "weights_sha256": "0"}) and not same_encoder(embedded, None)

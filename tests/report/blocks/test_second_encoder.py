@@ -3,7 +3,7 @@ import copy
 from result_contents import arms_content, figure, probe_content
 
 from medi_monai.evaluation.verdicts.second_encoder import compare_encoders
-from medi_monai.report.encoders import add_second_encoder, distance_sentence, second_sentence
+from medi_monai.report.blocks.second_encoder import add_second_encoder, distance_sentence, second_sentence
 from medi_monai.report.page import Page
 from medi_monai.results import plain, typed
 from medi_monai.results.experiment import ExperimentResults, SecondEncoderResults

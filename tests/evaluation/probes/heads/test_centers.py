@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.linalg import fractional_matrix_power
 
-from medi_monai.evaluation.probing.heads import centers as module
-from medi_monai.evaluation.probing.heads import fit_combat, fit_coral
+from medi_monai.evaluation.probes.heads import centers as module
+from medi_monai.evaluation.probes.heads import fit_combat, fit_coral
 
 
 def data(rows=240, dim=5, seed=0):

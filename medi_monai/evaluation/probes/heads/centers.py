@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medi_monai.evaluation.probing.blocks import Features, release, row_blocks
+from medi_monai.evaluation.probes.blocks import Features, release, row_blocks
 
 __all__ = ["CenterMaps", "fit_combat", "fit_coral"]
 

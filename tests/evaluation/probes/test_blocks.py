@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from medi_monai.evaluation.probing.blocks import Standardizer, release, row_blocks
+from medi_monai.evaluation.probes.blocks import Standardizer, release, row_blocks
 
 
 def mapped_mib() -> float:

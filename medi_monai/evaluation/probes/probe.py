@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medi_monai.evaluation.probing.blocks import Features, Standardizer, checked_features, checked_labels, row_blocks
-from medi_monai.evaluation.probing.optimum import Problem, Solution
+from medi_monai.evaluation.probes.blocks import Features, Standardizer, checked_features, checked_labels, row_blocks
+from medi_monai.evaluation.probes.optimum import Problem, Solution
 from medi_monai.utils.errors import InputError
 
 __all__ = ["PATIENCE", "LogisticProbe", "Standardizer", "choose_probe", "fit_path", "fit_probes"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medi_monai.evaluation.probing.blocks import (
+from medi_monai.evaluation.probes.blocks import (
     Features,
     block_views,
     checked_features,

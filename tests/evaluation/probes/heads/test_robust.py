@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from medi_monai.evaluation.probing.heads import fit_balanced_subsets, fit_group_dro, robust
+from medi_monai.evaluation.probes.heads import fit_balanced_subsets, fit_group_dro, robust
 
 CS = (0.01, 1.0)
 

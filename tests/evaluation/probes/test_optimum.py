@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from medi_monai.evaluation.probing import optimum
-from medi_monai.evaluation.probing.optimum import Problem
+from medi_monai.evaluation.probes import optimum
+from medi_monai.evaluation.probes.optimum import Problem
 
 
 def make_problem(classes=3, rows=400, dim=6, seed=0):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from medi_monai.evaluation.verdicts.blank_encoder import LEAST_SPREAD, encoder_findings, similarity_findings
+from medi_monai.evaluation.blank_encoder import LEAST_SPREAD, encoder_findings, similarity_findings
 from medi_monai.networks import build_encoder
 from medi_monai.results import Figure
 

@@ -9,8 +9,8 @@ from sklearn.preprocessing import StandardScaler
 
 from medi_monai.cohort.splits import SplitScheme, assign_splits
 from medi_monai.evaluation.probing import DrawCondition, ImageSet, ProbeProtocol
+from medi_monai.evaluation.probing.unseen import IN_DOMAIN, measure_unseen, take_in_domain
 from medi_monai.evaluation.settings import ProbeSettings
-from medi_monai.evaluation.shortcuts.unseen import IN_DOMAIN, measure_unseen, take_in_domain
 
 SETTINGS = ProbeSettings(
     num_repeats=3, probe_replicates=50, sweep_repeats=1, sweep_correlations=[0.0, 1.0], c_values=[0.1]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, silhouette_score
 
-from medi_monai.evaluation.probing import pairs as module
-from medi_monai.evaluation.probing.pairs import balanced_clustering, balanced_pairs, balanced_robustness
+from medi_monai.evaluation.shortcuts import pairs as module
+from medi_monai.evaluation.shortcuts.pairs import balanced_clustering, balanced_pairs, balanced_robustness
 from medi_monai.metrics import robustness_by_k
 from medi_monai.results.diagnostics import ClusteringScore, RobustnessIndex
 

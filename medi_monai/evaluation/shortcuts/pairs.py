@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.cluster.vq import kmeans, vq
 
-from medi_monai.evaluation.probing.shortcut import rows_of_cells
 from medi_monai.evaluation.shortcuts.intervals import clustering_interval, robustness_interval
+from medi_monai.evaluation.shortcuts.squares import rows_of_cells
 from medi_monai.metrics.neighbors import ranked_neighbors, robustness_of_neighbors
 from medi_monai.metrics.shortcut import adjusted_rand_index, mean_silhouette
 from medi_monai.results.diagnostics import ClusteringScore, RobustnessIndex

@@ -10,9 +10,9 @@ import torch
 from scipy.optimize import minimize
 
 from medi_monai.cohort.groups import rows_by_group
-from medi_monai.evaluation.probing.blocks import Features
-from medi_monai.evaluation.probing.optimum import Problem, Solution
-from medi_monai.evaluation.probing.probe import LogisticProbe, fit_probes
+from medi_monai.evaluation.probes.blocks import Features
+from medi_monai.evaluation.probes.optimum import Problem, Solution
+from medi_monai.evaluation.probes.probe import LogisticProbe, fit_probes
 
 __all__ = ["fit_balanced_subsets", "fit_group_dro"]
 

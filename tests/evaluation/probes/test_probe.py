@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from medi_monai.evaluation.probing import blocks, optimum
-from medi_monai.evaluation.probing.probe import (
+from medi_monai.evaluation.probes import blocks, optimum
+from medi_monai.evaluation.probes.probe import (
     PATIENCE,
     LogisticProbe,
     Standardizer,
