@@ -108,7 +108,7 @@ def sweep_curves(
     log: bool = False,
     lines: Mapping[str, float | None] | None = None,
 ) -> Figure:
-    """Plot balanced accuracy and worst-group accuracy over the points of a sweep, with their ranges over draws.
+    """Plot balanced accuracy and worst-group accuracy over the points of a sweep, with their intervals.
 
     Args:
         points: points of the sweep.
@@ -125,7 +125,7 @@ def sweep_curves(
     for axes, (name, title) in zip(panels, names.items()):
         for arm in arms:
             curve = [
-                (point.point, getattr(point, name), getattr(point, f"{name}_range"))
+                (point.point, getattr(point, name), getattr(point, f"{name}_ci95"))
                 for point in points
                 if point.arm == arm
             ]

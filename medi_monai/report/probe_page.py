@@ -23,7 +23,9 @@ from medi_monai.report.words import (
     p_text,
     settings_findings,
     share_table,
+    source_names,
     sources_text,
+    trainings_text,
 )
 from medi_monai.results import Figure, Finding
 from medi_monai.results.probing import Comparison, GroupAccuracy, ProbeResults, SweepPoint
@@ -239,10 +241,14 @@ def _add_sweeps(page: Page, results: ProbeResults, titles: Mapping[str, str]) ->
         heights = {name: figure.value for name, figure in lines.items()}
         repeats = sorted({point.n for point in points})
         counted = f"{repeats[0]}" if len(repeats) == 1 else f"{repeats[0]} to {repeats[-1]}"
+        several = {titles.get(point.arm, point.arm): point.num_trainings for point in points}
+        generated = any(point.arm in results.generated for point in points)
         page.section(heading)
         page.figure(
             sweep_curves(points, label, titles, log, heights),
-            f"Means over {counted} draws with their range (points are offset for legibility). {reading}",
+            f"Means over {counted} draws{trainings_text(several)}, with 95% intervals over "
+            f"{listed(source_names(results.test.unit, several, generated)[1:])}; all points share the test images. "
+            f"Points are offset for legibility. {reading}",
         )
         if sweep == "ratio":
             _add_shortage(page, points, titles)

@@ -20,13 +20,15 @@ from medi_monai.report.words import (
     percent_text,
     setting_text,
     share_table,
+    source_names,
     span,
+    trainings_text,
 )
 from medi_monai.results import Finding
 from medi_monai.results.diagnostics import CorrelationSweep
 from medi_monai.results.measures import ClassifierAccuracy, CopySearchResults, FidelityFigures, Memorization
 from medi_monai.results.shortcuts import ShortcutFigures
-from medi_monai.utils.text import listed
+from medi_monai.utils.text import listed, plural
 
 __all__ = [
     "DISTANCES",
@@ -267,12 +269,16 @@ def add_correlation(page: Page, results: ShortcutFigures, titles: Mapping[str, s
     if not correlation.arms:
         page.text(f"Not measured: no two classes share two values of {center} with enough patients.")
         return
+    several = {titles.get(arm, arm): of_arm.num_trainings for arm, of_arm in correlation.arms.items()}
+    sources = source_names("patient", several, any(arm in correlation.arms for arm in results.generated))
+    draws = max(point.n for of_arm in correlation.arms.values() for point in of_arm.curve)
     page.figure(
         correlation_curves(correlation, titles),
         f"Training images come from {correlation.num_squares:,} sets of two classes and two values of {center}, always "
         f"in the same number. At 0, {center} and class are independent; at 1, {center} determines the class. The test "
-        f"is balanced. Where a line falls, the classifier relies on {center}. Vertical lines: 95% of the draws (points "
-        "are offset for legibility).",
+        f"is balanced. Where a line falls, the classifier relies on {center}. Means over "
+        f"{plural(draws, 'draw')}{trainings_text(several)}, with 95% intervals over {listed(sources[1:])} "
+        "(points are offset for legibility).",
     )
     if correlation.left_out:
         left_out = listed(titles.get(arm, arm) for arm in correlation.left_out)

@@ -31,8 +31,10 @@ __all__ = [
     "share_table",
     "short",
     "signed",
+    "source_names",
     "sources_text",
     "span",
+    "trainings_text",
 ]
 
 DASH = "–"
@@ -167,8 +169,29 @@ def settings_findings(differing: Mapping[str, Mapping[str, Any]]) -> list[Findin
 
 def sources_text(results: ProbeResults) -> str:
     """Return what the intervals of a probing count as drawn anew, in words."""
-    names = ["test", "draws", "images", *(["trainings"] if results.num_trainings > 1 else [])]
-    return listed([SOURCES[name].format(unit=results.test.unit) for name in names])
+    return listed(source_names(results.test.unit, {results.focus: results.num_trainings}))
+
+
+def source_names(unit: str, trainings: Mapping[str, int], generated: bool = True) -> list[str]:
+    """Return what intervals count as drawn anew, in words, the test units first.
+
+    Args:
+        unit: what the test units are.
+        trainings: number of trainings by arm.
+        generated: whether generated images are among them.
+    """
+    several = max(trainings.values(), default=1) > 1
+    names = ["test", "draws", *(["images"] if generated else []), *(["trainings"] if several else [])]
+    return [SOURCES[name].format(unit=unit) for name in names]
+
+
+def trainings_text(trainings: Mapping[str, int]) -> str:
+    """Return how many trainings a mean is over, by title of the arm, to follow the number of draws."""
+    titles: dict[int, list[str]] = {}
+    for title, number in trainings.items():
+        titles.setdefault(number, []).append(title)
+    several = [f"{listed(of)}: of each of {number} trainings" for number, of in titles.items() if number > 1]
+    return f" ({'; '.join(several)})" if several else ""
 
 
 def main_source(row: Comparison, unit: str) -> str:

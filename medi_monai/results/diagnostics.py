@@ -21,7 +21,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class CorrelationPoint(Result):
-    """Mean balanced accuracy over ``n`` draws, at one level of the correlation of class and center."""
+    """Mean balanced accuracy over ``n`` draws of each training, at one level of the correlation of class and center."""
 
     level: float
     value: float | None
@@ -39,6 +39,8 @@ class CorrelationArm(Result):
         nipd: croma's normalized integrated performance degradation: 0 is no loss, −0.5 a steady fall to chance.
         outside_drop: average performance drop at other centers, PathoROB's out-of-domain one.
         outside_nipd: nIPD at other centers.
+        num_trainings: number of trainings of the arm's generative model over which all of these are means; 1 for an arm
+            without one.
     """
 
     curve: tuple[CorrelationPoint, ...]
@@ -46,6 +48,7 @@ class CorrelationArm(Result):
     nipd: Figure = Figure(None)
     outside_drop: Figure = Figure(None)
     outside_nipd: Figure = Figure(None)
+    num_trainings: int = 1
 
 
 @dataclass(frozen=True)

@@ -165,15 +165,19 @@ class Comparison(Result):
 
 @dataclass(frozen=True)
 class SweepPoint(Result):
-    """One arm at one point of a sweep: means over ``n`` draws, with the lowest and highest draw as range."""
+    """One arm at one point of a sweep: means over ``n`` draws of each training, with 95% intervals.
+
+    Intervals are over training patients, generated images and trainings; all draws have the same test images.
+    """
 
     point: int | float
     arm: str
     n: int
+    num_trainings: int
     balanced_accuracy: float | None
-    balanced_accuracy_range: tuple[float, float] | None
+    balanced_accuracy_ci95: tuple[float, float] | None
     worst_group_accuracy: float | None
-    worst_group_accuracy_range: tuple[float, float] | None
+    worst_group_accuracy_ci95: tuple[float, float] | None
     num_real: float
     num_added: float
 

@@ -39,7 +39,7 @@ __all__ = ["labeled_features", "shortcut_run"]
 #: plural of a unit
 PLURALS = {"patch": "patches", "slide": "slides", "patient": "patients"}
 #: version of the draws' content; stored draws of another version are not used
-DRAWS_VERSION = 1
+DRAWS_VERSION = 2
 
 
 def labeled_features(features: FeatureSettings, cohort: Mapping[str, Any], on_error: str) -> FeatureCohort:

@@ -240,9 +240,9 @@ def probe_content(
     """Of a probing whose last arm is the focus; all but the known baselines are generated."""
     generated = [name for name in names if name not in BASELINES]
     points = [
-        {"point": point, "arm": name, "n": 3, "balanced_accuracy": 0.5, "balanced_accuracy_range": [0.4, 0.6],
-         "worst_group_accuracy": 0.3, "worst_group_accuracy_range": [0.1, 0.5], "num_real": 1000.0,
-         "num_added": 1000.0 * point} for point in (0.5, 2.0) for name in generated
+        {"point": point, "arm": name, "n": 3, "num_trainings": 1, "balanced_accuracy": 0.5,
+         "balanced_accuracy_ci95": [0.4, 0.6], "worst_group_accuracy": 0.3, "worst_group_accuracy_ci95": [0.1, 0.5],
+         "num_real": 1000.0, "num_added": 1000.0 * point} for point in (0.5, 2.0) for name in generated
     ]  # fmt: skip
     curve = [{"level": level, **figure(0.9 - level / 5, 0.6, 1.0, n=12)} for level in (0.0, 0.5, 1.0)]
     readable = {"value": 0.853, "chance": 0.5, "n": 13099, "num_values": 2}

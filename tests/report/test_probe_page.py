@@ -16,7 +16,7 @@ def undefined(content):
     """All figures without a value; counts stay."""
     if isinstance(content, dict):
         content = {name: undefined(value) for name, value in content.items()}
-        names = ("value", "ci95", "balanced_accuracy_range", "worst_group_accuracy_range", "p_holm", "p_value")
+        names = ("value", "ci95", "balanced_accuracy_ci95", "worst_group_accuracy_ci95", "p_holm", "p_value")
         figures = {
             name: None for name, value in content.items() if name in names or (name in FIGURES and "point" in content)
         }
@@ -35,6 +35,19 @@ def text_of(tmp_path, content):
 def row_of(text, name, nth=0):
     rows = re.findall(rf'<tr><th scope="row">(?:<i [^>]*></i>)?{re.escape(name)}</th>(.*?)</tr>', text)
     return re.findall(r"<td[^>]*>(.*?)</td>", rows[nth])
+
+
+def test_sweeps_say_of_how_many_trainings_they_are_means(tmp_path):
+    content = probe_content()
+    one = text_of(tmp_path, content)
+    assert "Means over 3 draws, with 95% intervals over training patients, generated images;" in one
+    for point in content["sweeps"]["ratio"]:
+        point["num_trainings"] = 3 if point["arm"] == "medi" else 1
+    content["shortcut"]["correlation"]["arms"]["medi"]["num_trainings"] = 3
+    text = text_of(tmp_path, content)
+    assert "Means over 3 draws (Real + MeDi: of each of 3 trainings), with 95% intervals over training patients" in text
+    assert "Means over 12 draws (Real + MeDi: of each of 3 trainings), with 95% intervals over" in text
+    assert "generated images, trainings of the generators; all points share the test images." in text
 
 
 def test_figures_stand_in_the_row_of_their_arm(tmp_path):
@@ -152,7 +165,7 @@ def test_a_forest_has_points_and_intervals_where_they_belong():
 
 
 def test_ranges_of_a_sweep_lie_within_its_axes():
-    points = [SweepPoint(point, "medi", 3, 0.5, (0.05, 0.95), None, None, 100.0, 100.0) for point in (25, 1600)]
+    points = [SweepPoint(point, "medi", 3, 1, 0.5, (0.05, 0.95), None, None, 100.0, 100.0) for point in (25, 1600)]
     left, right = sweep_curves(points, "images", {"medi": "medi"}, log=True).axes
     low, high = left.get_ylim()
     assert low <= 0.05 and high >= 0.95 and left.get_xscale() == "log"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from medi_monai.metrics import percentile_interval
+from medi_monai.metrics import estimate, percentile_interval
 from medi_monai.results.probing import GroupAccuracy, Training
 from medi_monai.results.typed import Result
 
@@ -24,9 +24,11 @@ __all__ = [
     "DrawCondition",
     "Outcome",
     "WorstGroup",
+    "arms_of",
     "floats",
     "known_interval",
     "known_mean",
+    "mean_and_interval",
 ]
 
 #: figures computed from counts, which therefore have an interval over test units
@@ -186,9 +188,51 @@ class Draw(Result):
     num_outside: int | None = None
 
 
+def arms_of(draw: Draw, trainings: Mapping[str, Sequence[str]] | None = None) -> dict[str, tuple[str, ...]]:
+    """Return the arms of a draw, each with the names of its trainings in the draw.
+
+    Args:
+        draw: the draw.
+        trainings: names of the trainings of each arm with generated images; other arms have their own name.
+    """
+    arm_of = {name: arm for arm, names in (trainings or {}).items() for name in names}
+    found: dict[str, tuple[str, ...]] = {}
+    for name in draw.arms:
+        arm = arm_of.get(name, name)
+        found[arm] = (*found.get(arm, ()), name)
+    return found
+
+
 def floats(values: Iterable[float | None]) -> np.ndarray:
     """Return values as an array, with NaN for undefined ones."""
     return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def mean_and_interval(
+    values: np.ndarray,
+    replicates: np.ndarray | None = None,
+    test_df: float = 0,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> tuple[float | None, tuple[float, float] | None, int]:
+    """Return the mean of a figure over trainings and draws, and its 95% interval.
+
+    Args:
+        values: ``(T, J)`` figure of T trainings in J draws; draws in which it is undefined are left out.
+        replicates: ``(T, J, B)`` values in bootstrap samples of the test units; see
+            :func:`medi_monai.metrics.estimate`.
+        test_df: degrees of freedom of the test units.
+        bounds: smallest and largest possible value of the figure, at which the interval is truncated.
+
+    Returns:
+        Mean, interval, and number of draws in which the figure is defined; mean and interval are None if unknown.
+    """
+    known = np.isfinite(values).all(0)
+    if not known.any():
+        return None, None, 0
+    found = estimate(values[:, known], None if replicates is None else replicates[:, known], test_df)
+    interval = found.interval()
+    ci95 = None if interval is None else (max(bounds[0], interval[0]), min(bounds[1], interval[1]))
+    return found.value, ci95, int(known.sum())
 
 
 def known_mean(values: np.ndarray) -> float | None:

@@ -78,29 +78,31 @@ class DrawContext:
     tests: Mapping[str, tuple[np.ndarray, TestUnits]] = field(default_factory=dict)
 
 
-def make_jobs(context: DrawContext, names: Sequence[str], synthetic: Sequence[str]) -> list[Job]:
+def make_jobs(context: DrawContext, names: Sequence[str], trainings: Mapping[str, Sequence[str]]) -> list[Job]:
     """Return the draws of the main comparison and of all sweeps.
 
     Args:
         context: data and settings of all draws.
         names: arms of the main comparison.
-        synthetic: arms with generated images; sweeps compare these with the baselines ``real`` and ``reweighted``.
+        trainings: for each arm with generated images, the names of the image sets of its trainings; sweeps compare all
+            of these with the baselines ``real`` and ``reweighted``.
     """
     settings, protocol = context.settings, context.protocol
+    synthetic = tuple(name for of_arm in trainings.values() for name in of_arm)
     base = DrawCondition(settings.ratio, settings.real_per_class)
     jobs = [Job(f"main_{repeat}", "main", None, repeat, base, tuple(names)) for repeat in range(settings.num_repeats)]
     baselines = tuple(name for name in ("real", "reweighted") if name in names)
     for repeat in range(settings.sweep_repeats):
         for ratio in settings.sweep_ratios if synthetic else ():
             condition = DrawCondition(ratio, settings.real_per_class)
-            jobs.append(Job(f"ratio_{ratio:g}_{repeat}", "ratio", ratio, repeat, condition, tuple(synthetic)))
+            jobs.append(Job(f"ratio_{ratio:g}_{repeat}", "ratio", ratio, repeat, condition, synthetic))
         for count in settings.sweep_real_per_class:
             condition = DrawCondition(settings.ratio, count)
             jobs.append(
                 Job(f"real_{count}_{repeat}", "real_per_class", count, repeat, condition, (*baselines, *synthetic))
             )
         jobs += _center_jobs(protocol, settings, repeat, (*baselines, *synthetic))
-    return jobs + _correlation_jobs(context, baselines, synthetic)
+    return jobs + _correlation_jobs(context, baselines, trainings)
 
 
 def _center_jobs(protocol: ProbeProtocol, settings: ProbeSettings, repeat: int, arms: tuple[str, ...]) -> list[Job]:
@@ -118,7 +120,9 @@ def _center_jobs(protocol: ProbeProtocol, settings: ProbeSettings, repeat: int, 
     return jobs
 
 
-def _correlation_jobs(context: DrawContext, baselines: Sequence[str], synthetic: Sequence[str]) -> list[Job]:
+def _correlation_jobs(
+    context: DrawContext, baselines: Sequence[str], trainings: Mapping[str, Sequence[str]]
+) -> list[Job]:
     protocol, settings = context.protocol, context.settings
     codes, names = codes_of(protocol.table, [protocol.attributes[0]])
     # sorted by image name, so that draws do not depend on the order of the rows
@@ -133,7 +137,13 @@ def _correlation_jobs(context: DrawContext, baselines: Sequence[str], synthetic:
         for square in squares
         for row in (0, 1)
     }
-    arms = (*baselines, *(arm for arm in synthetic if not _may_have_seen(context.trained_on.get(arm), withheld)))
+    # an arm without all of its trainings would not be the same arm
+    usable = [
+        of_arm
+        for of_arm in trainings.values()
+        if not any(_may_have_seen(context.trained_on.get(name), withheld) for name in of_arm)
+    ]
+    arms = (*baselines, *(name for of_arm in usable for name in of_arm))
     jobs = []
     for number, square in enumerate(squares):
         chosen = tuple(names[code][0] for code in square.centers)
@@ -143,7 +153,9 @@ def _correlation_jobs(context: DrawContext, baselines: Sequence[str], synthetic:
             for level in settings.sweep_correlations:
                 # all levels of a draw share their test images, and as many of the other images as possible
                 rng = np.random.default_rng(seed_from("correlation", settings.seed, number, repeat))
-                train, val, test = (order[rows] for rows in correlated_rows(square, level, square.size // 2, rng))
+                train, val, test = (
+                    order[rows] for rows in correlated_rows(square, level, square.size // 2, rng, patients)
+                )
                 test = np.concatenate([test, others])
                 condition = DrawCondition(settings.ratio, None, chosen, train, val, test)
                 key = f"square{number}_{level:g}_{repeat}"

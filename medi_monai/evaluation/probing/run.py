@@ -29,10 +29,11 @@ from medi_monai.evaluation.probing.arms import (
     check_classes,
     variants_of,
 )
+from medi_monai.evaluation.probing.correlation import correlation_sweep
 from medi_monai.evaluation.probing.jobs import DrawContext, make_jobs, run_jobs
 from medi_monai.evaluation.probing.recoloring import Recolored, Recoloring, num_recolored
 from medi_monai.evaluation.probing.scoring import TestUnits
-from medi_monai.evaluation.probing.sweeps import correlation_sweep, sweep_points, without_added
+from medi_monai.evaluation.probing.sweeps import sweep_points, without_added
 from medi_monai.evaluation.probing.tables import (
     compare_arms,
     describe_test,
@@ -57,7 +58,7 @@ from medi_monai.utils.text import listed
 __all__ = ["probe_run"]
 
 #: version of the draws' content; stored draws of another version are not used
-DRAWS_VERSION = 8
+DRAWS_VERSION = 9
 #: the sweep over the correlation of class and center, which has results of its own
 CORRELATION = "correlation"
 #: usual names of demographic columns
@@ -143,18 +144,19 @@ def probe_run(
     every = [*(name for name in names if name not in trainings), *sampled]
     digest = json_digest(_identity(real, sampled, every, encoder, settings, columns, demographics))
     claim_results(output, "probing")
-    jobs = [job for job in make_jobs(context, every, list(trainings)) if job.sweep in ("main", *sweeps)]
+    named = {arm: tuple(of_arm) for arm, of_arm in trainings.items()}
+    jobs = [job for job in make_jobs(context, every, named) if job.sweep in ("main", *sweeps)]
     draws = run_jobs(jobs, context, output / "repeats" / digest[:8], num_workers)
     main = [draw for draw in draws if draw.sweep == "main"]
-    by_arm = {arm: [[draw.arms[name] for draw in main] for name in trainings.get(arm, [arm])] for arm in names}
+    by_arm = {arm: [[draw.arms[name] for draw in main] for name in named.get(arm, [arm])] for arm in names}
     nothing_added = without_added(draws, list(sampled))
     print_findings(nothing_added)
     test_df = test_df_of(context.units)
     results = ProbeResults(
         arms={arm: summarize_arm(of_arm, len(test), len(protocol.val), test_df) for arm, of_arm in by_arm.items()},
         comparisons=compare_arms(by_arm, focus, test_df, settings.margin),
-        sweeps={sweep: sweep_points(draws, sweep) for sweep in SWEEPS if sweep != CORRELATION},
-        shortcut=_shortcut(protocol, label, attributes[0], settings, correlation_sweep(draws, list(trainings))),
+        sweeps={sweep: sweep_points(draws, sweep, named) for sweep in SWEEPS if sweep != CORRELATION},
+        shortcut=_shortcut(protocol, label, attributes[0], settings, correlation_sweep(draws, named)),
         test=describe_test(protocol, context.units),
         training=describe_training(protocol),
         label=label,

@@ -17,6 +17,7 @@ from medi_monai.evaluation.probing.draws import (
     floats,
     known_interval,
     known_mean,
+    mean_and_interval,
 )
 from medi_monai.evaluation.probing.protocol import ProbeProtocol
 from medi_monai.evaluation.probing.scoring import TestUnits
@@ -136,16 +137,12 @@ def _repeated_figure(
     trainings: Sequence[Sequence[ArmDraw]], name: str, num_test: int, test_df: float | None
 ) -> RepeatedFigure:
     values = _matrix(trainings, name)
-    known = ~np.isnan(values).any(0)
     of_trainings = tuple(known_mean(row) for row in values)
     repeats = tuple(None if np.isnan(value) else float(value) for value in values.mean(0))
-    if not known.any():
-        return RepeatedFigure(None, None, num_test, repeats, of_trainings)
-    found = estimate(values[:, known], _replicates(trainings, name, known), test_df or 0)
+    replicates = _replicates(trainings, name, np.ones(values.shape[1], bool))
     lowest = -1.0 if name == "mcc" else 0.0
-    interval = found.interval()
-    ci95 = None if interval is None else (max(lowest, interval[0]), min(1.0, interval[1]))
-    return RepeatedFigure(found.value, ci95, num_test, repeats, of_trainings)
+    value, ci95, _ = mean_and_interval(values, replicates, test_df or 0, (lowest, 1.0))
+    return RepeatedFigure(value, ci95, num_test, repeats, of_trainings)
 
 
 def _matrix(trainings: Sequence[Sequence[ArmDraw]], name: str) -> np.ndarray:
@@ -266,7 +263,7 @@ def long_table(results: ProbeResults) -> pd.DataFrame:
             rows.append(_row(arm, "equalized_odds_gap", column, "", gaps.equalized_odds))
     for sweep, points in results.sweeps.items():
         for point in points:
-            figure = Figure(point.balanced_accuracy, None, point.n)
+            figure = Figure(point.balanced_accuracy, point.balanced_accuracy_ci95, point.n)
             rows.append(_row(point.arm, "balanced_accuracy", sweep, str(point.point), figure))
     return pd.DataFrame(rows)
 

@@ -12,11 +12,11 @@ import pandas as pd
 from medi_monai.cohort.splits import SplitScheme
 from medi_monai.cohort.splits.patients import validation_patients
 from medi_monai.evaluation.probing.arms import ImageSet
+from medi_monai.evaluation.probing.correlation import correlation_sweep
 from medi_monai.evaluation.probing.draws import Draw
 from medi_monai.evaluation.probing.jobs import DrawContext, make_jobs, run_jobs
 from medi_monai.evaluation.probing.protocol import ProbeProtocol
 from medi_monai.evaluation.probing.scoring import TestUnits
-from medi_monai.evaluation.probing.sweeps import correlation_sweep
 from medi_monai.evaluation.probing.tables import (
     compare_arms,
     describe_test,
@@ -98,9 +98,9 @@ def measure_unseen(
     )
     tests = _tests(protocol, table["split"].to_numpy(dtype=str))
     context = DrawContext(protocol, next(iter(tests.values()))[1], settings, tests=tests)
-    jobs = [job for job in make_jobs(context, ["real"], []) if job.sweep == "main"]
+    jobs = [job for job in make_jobs(context, ["real"], {}) if job.sweep == "main"]
     # this sweep divides all patients itself
-    swept = make_jobs(replace(context, protocol=undivided), ["real"], [])
+    swept = make_jobs(replace(context, protocol=undivided), ["real"], {})
     draws = run_jobs([*jobs, *(job for job in swept if job.sweep == "correlation")], context, folder, num_workers)
     return _accuracies(protocol, tests, draws, scheme), correlation_sweep(draws)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medi_monai.cohort.groups import rows_by_group
+from medi_monai.metrics.resampling import draw_patients
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
@@ -147,7 +148,7 @@ def _deal(
 
 
 def correlated_rows(
-    square: Square, correlation: float, per_cell: int, rng: np.random.Generator
+    square: Square, correlation: float, per_cell: int, rng: np.random.Generator, patients: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw training and validation rows with a given correlation of class and center, and balanced test rows.
 
@@ -160,6 +161,8 @@ def correlated_rows(
         correlation: from 0 (independent) to 1 (the center determines the class).
         per_cell: training images per cell at correlation 0; images are repeated in cells that have too few.
         rng: random generator of the draw.
+        patients: ``(N,)`` codes of the patients of all rows: the patients of each training cell are then resampled
+            first, so that draws differ as those of other patients would. None: all of them are used.
 
     Returns:
         Row numbers of training, validation and test, the last with the same number from each cell.
@@ -168,7 +171,10 @@ def correlated_rows(
         raise InputError(f"correlation = {correlation}: must be between 0 and 1")
     least = min(len(rows) for rows in square.test.values())
     test = [rng.choice(rows, least, replace=False) for rows in square.test.values()]
-    train = _correlated(square.train, correlation, per_cell, rng)
+    cells = square.train
+    if patients is not None:
+        cells = {cell: rows[draw_patients(patients[rows], rng)] for cell, rows in cells.items()}
+    train = _correlated(cells, correlation, per_cell, rng)
     val = _correlated(square.val, correlation, max(1, min(map(len, square.val.values())) // 2), rng)
     return train, val, np.concatenate(test)
 

@@ -9,6 +9,7 @@ from medi_monai.evaluation.probing.jobs import DrawContext, make_jobs, run_jobs
 from medi_monai.evaluation.probing.scoring import TestUnits
 from medi_monai.evaluation.settings import ProbeSettings
 
+ARMS = {"cls": ("cls",), "medi": ("medi",)}
 LABELS, CENTERS = ("A", "B"), ("n", "s", "w")
 SETTINGS = ProbeSettings(
     num_repeats=1,
@@ -54,7 +55,7 @@ def context_of(protocol, trained_on):
 
 
 def correlation_jobs(protocol, trained_on):
-    jobs = make_jobs(context_of(protocol, trained_on), ["real", "reweighted", "cls", "medi"], ["cls", "medi"])
+    jobs = make_jobs(context_of(protocol, trained_on), ["real", "reweighted", "cls", "medi"], ARMS)
     return [job for job in jobs if job.sweep == "correlation"]
 
 
@@ -75,9 +76,22 @@ def test_an_arm_whose_generator_saw_what_is_withheld_is_not_drawn(protocol):
 
 
 def test_other_sweeps_keep_all_arms(protocol):
-    jobs = make_jobs(context_of(protocol, {}), ["real", "cls", "medi"], ["cls", "medi"])
+    jobs = make_jobs(context_of(protocol, {}), ["real", "cls", "medi"], ARMS)
     assert {job.arms for job in jobs if job.sweep == "main"} == {("real", "cls", "medi")}
     assert {job.arms for job in jobs if job.sweep == "num_centers"} == {("real", "cls", "medi")}
+
+
+def test_sweeps_have_all_trainings_and_the_correlation_those_of_arms_it_can_have_whole(protocol):
+    # two image sets as the trainings of one arm
+    trainings = {"medi": ("medi", "cls")}
+    jobs = make_jobs(context_of(protocol, {"medi": set(), "cls": set()}), ["real", "medi", "cls"], trainings)
+    arms = {
+        sweep: {job.arms for job in jobs if job.sweep == sweep} for sweep in ("ratio", "num_centers", "correlation")
+    }
+    assert arms["ratio"] == {("medi", "cls")}
+    assert arms["num_centers"] == arms["correlation"] == {("real", "medi", "cls")}
+    jobs = make_jobs(context_of(protocol, {"medi": set(), "cls": SQUARE}), ["real", "medi", "cls"], trainings)
+    assert {job.arms for job in jobs if job.sweep == "correlation"} == {("real",)}
 
 
 def test_both_tests_of_a_draw_are_scored_apart(protocol, tmp_path):

@@ -185,6 +185,13 @@ def test_a_generator_that_saw_nothing_of_what_the_sweep_withholds_stays_in_it(ru
         (arms[name] / "sampling.json").write_text(json.dumps({"trained_on": record}))
     correlation = run(arms=arms, baselines=(), settings=few).shortcut.correlation
     assert list(correlation.arms) == ["real", "medi"] and correlation.left_out == ("cls",)
+    # an arm is in the sweep with all of its trainings, or not at all
+    third = shutil.copytree(arms["medi"], tmp_path / "third")
+    both = run("both", arms={"medi": [arms["medi"], third]}, baselines=(), settings=few).shortcut.correlation
+    assert both.arms["medi"].num_trainings == 2 and both.arms["real"] == correlation.arms["real"]
+    (third / "sampling.json").unlink()
+    neither = run("neither", arms={"medi": [arms["medi"], third]}, baselines=(), settings=few).shortcut.correlation
+    assert list(neither.arms) == ["real"] and neither.left_out == ("medi",)
 
 
 def test_sweeps_can_be_chosen_and_the_draws_are_the_same(run):
@@ -214,7 +221,14 @@ def test_several_trainings_of_an_arm_are_one_arm(run, data, tmp_path):
     # a training is drawn as if it were alone, and another one does not change it
     assert trainings[0] == pytest.approx(alone.arms["medi"].balanced_accuracy.value) and len(trainings) == 2
     assert results.arms["medi"].balanced_accuracy.value == pytest.approx(np.mean(trainings))
-    assert results.arms["real"] == alone.arms["real"] and results.sweeps == alone.sweeps
+    assert results.arms["real"] == alone.arms["real"]
+    # sweeps have both trainings, too, and other arms are as they were
+    for sweep, points in results.sweeps.items():
+        for row, single in zip(points, alone.sweeps[sweep], strict=True):
+            assert (row.point, row.arm, row.n, single.num_trainings) == (single.point, single.arm, single.n, 1)
+            assert row == single if row.arm != "medi" else row.num_trainings == 2
+    pairs = zip(results.sweeps["ratio"], alone.sweeps["ratio"])
+    assert any(row.balanced_accuracy != single.balanced_accuracy for row, single in pairs if row.arm == "medi")
     variances = {row.arms[1]: set(row.variance) for row in results.comparisons if row.figure == "balanced_accuracy"}
     assert variances["real"] == {"trainings", "images", "draws", "test"}
     jsonschema.validate(read_json(tmp_path / "out" / "probe.json"), read_schema("probe"))

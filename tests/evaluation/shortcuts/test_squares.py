@@ -104,6 +104,27 @@ def test_class_and_center_are_correlated_as_asked_with_equal_margins(correlation
     assert not set(patients[train]) & set(patients[test]) and not set(patients[train]) & set(patients[val])
 
 
+def test_patients_of_training_are_resampled_and_those_of_the_test_are_not():
+    labels, centers, patients = grid(labels=2, centers=2, patients=10)
+    (square,) = find_squares(labels, centers, patients, np.zeros(len(labels), bool))
+    draws = [
+        [correlated_rows(square, level, 20, np.random.default_rng(seed), patients)[0] for level in (0.0, 1.0)]
+        for seed in range(40)
+    ]
+    for low, high in draws:
+        # counts stay, and what one level has of a cell, the other one has of it too
+        assert association(pd.crosstab(labels[low], centers[low]).to_numpy()) == pytest.approx(0, abs=1e-9)
+        assert set(patients[low[labels[low] == centers[low]]]) <= set(patients[high])
+    # 4 patients of a cell: of 4 drawn with replacement, 4 (1 - 0.75^4) are different ones
+    cell = square.train[0, 0]
+    num = len(np.unique(patients[cell]))
+    different = [len(np.unique(patients[high[np.isin(high, cell)]])) for _, high in draws]
+    assert np.mean(different) == pytest.approx(num * (1 - (1 - 1 / num) ** num), abs=0.3)
+    whole = correlated_rows(square, 0.5, 20, np.random.default_rng(0))
+    drawn = correlated_rows(square, 0.5, 20, np.random.default_rng(0), patients)
+    assert np.array_equal(whole[2], drawn[2])
+
+
 def test_levels_of_one_draw_share_their_test_and_a_small_cell_repeats_images():
     labels, centers, patients = grid(labels=2, centers=2)
     (square,) = find_squares(labels, centers, patients, np.zeros(len(labels), bool))
