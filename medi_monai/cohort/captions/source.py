@@ -12,7 +12,7 @@ import pandas as pd
 
 from medi_monai.cohort.captions.roco import RocoTable, article_of, find_roco
 from medi_monai.cohort.captions.templates import CaptionTemplates
-from medi_monai.cohort.demo import DemoCohort
+from medi_monai.cohort.demo import BRAIN_DEMO_NAMES, DemoCohort
 from medi_monai.cohort.source import ImageTable
 from medi_monai.cohort.splits.given import GIVEN_SPLIT, one_side, split_names
 from medi_monai.cohort.tables.files import checked_folder
@@ -132,7 +132,7 @@ class CaptionTable:
     def settings(self) -> dict:
         """Return all settings that determine :meth:`rows`, JSON-compatible, with digests of all tables."""
         return {
-            "root": str(checked_folder(self.folder).resolve()),
+            "root": str(checked_folder(self.folder, BRAIN_DEMO_NAMES).resolve()),
             "tables": {source.table_name: source.settings() for source, _ in self._sources()},
             "attributes": list(self.attributes),
             "columns": dict(self.columns),
@@ -186,11 +186,11 @@ class CaptionTable:
         return str(dict(self.table).get("path") or ".") if isinstance(self.table, Mapping) else ""
 
     def _roco_tables(self) -> list[RocoTable]:
-        return find_roco(checked_folder(self.folder), self._roco_path)
+        return find_roco(checked_folder(self.folder, BRAIN_DEMO_NAMES), self._roco_path)
 
     def _sources(self) -> list[tuple[ImageTable, RocoTable | None]]:
         """Return the tables to read, each as an :class:`ImageTable`, which handles patterns, files and mapping."""
-        folder = checked_folder(self.folder)
+        folder = checked_folder(self.folder, BRAIN_DEMO_NAMES)
         if not self.is_roco:
             return [(self._image_table(folder), None)]
         return [(_roco_table(folder, table, self.missing), table) for table in self._roco_tables()]
@@ -233,7 +233,7 @@ class CaptionTable:
     def _check_templates(self) -> None:
         mapped = set(self.mapping or {})
         spec = TableSpec.from_setting(self.table)
-        table = spec.read(checked_folder(self.folder), {}).table
+        table = spec.read(checked_folder(self.folder, BRAIN_DEMO_NAMES), {}).table
         self.templates.check_columns([*table.columns, *mapped], f"the columns of {spec.path}")
         for note in self.templates.notes(table.drop(columns=list(mapped & set(table.columns)))):
             print(f"{self.table_name}: {note}", flush=True)

@@ -1,10 +1,18 @@
 """Procedural H&E cohort with known ground truth: classes differ in morphology, centers in preparation and scanner."""
 
-from medi_monai.cohort.demo.cohort import DEMO_NAMES, DemoCohort, demo_dataset, demo_schema, write_demo_slides
+from medi_monai.cohort.demo.cohort import (
+    BRAIN_DEMO_NAMES,
+    DEMO_NAMES,
+    DemoCohort,
+    demo_dataset,
+    demo_schema,
+    write_demo_slides,
+)
 from medi_monai.cohort.demo.profiles import CENTERS, TUMORS
 
 __all__ = [
     "CENTERS",
+    "BRAIN_DEMO_NAMES",
     "DEMO_NAMES",
     "TUMORS",
     "DemoCohort",

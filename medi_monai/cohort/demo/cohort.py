@@ -26,13 +26,23 @@ from medi_monai.utils.files import atomic_path, cache_dir, writable_dir, write_t
 from medi_monai.utils.seeding import seed_from
 from medi_monai.utils.workers import map_processes
 
-__all__ = ["DEMO_NAMES", "DemoCohort", "demo_dataset", "demo_schema", "demo_slide_table", "write_demo_slides"]
+__all__ = [
+    "BRAIN_DEMO_NAMES",
+    "DEMO_NAMES",
+    "DemoCohort",
+    "demo_dataset",
+    "demo_schema",
+    "demo_slide_table",
+    "write_demo_slides",
+]
 
 #: increased whenever the same seed gives different pixels, so that an old cohort in the cache is not reused
 VERSION = 3
 TILE = 256
 #: values of ``dataset_dir`` that select a demo cohort; a seed may follow, as in ``demo_stain@1``
 DEMO_NAMES = ("demo_balanced", "demo_stain", "demo@0")
+#: those of them that select a brain demo cohort
+BRAIN_DEMO_NAMES = ("demo_balanced", "demo@0")
 RACES = ("white", "black or african american", "asian", "not reported")
 
 

@@ -116,15 +116,19 @@ def why_absent(path: str | os.PathLike) -> str:
     return A_FOLDER if stat.S_ISDIR(mode) else "not a regular file"
 
 
-def checked_folder(folder: str | os.PathLike) -> Path:
+def checked_folder(folder: str | os.PathLike, demos: Sequence[str] = DEMO_NAMES) -> Path:
     """Return the folder of a data set as a path, after checking it.
+
+    Args:
+        folder: the folder.
+        demos: names of demo cohorts that could be given in its place, for the error message.
 
     Raises:
         InputError: if it is not a folder, or its path is not UTF-8 and can therefore not be written to tables.
     """
     path = Path(folder)
     if not path.is_dir():
-        demo = f", nor a demo cohort ({', '.join(DEMO_NAMES)})" if str(folder).startswith("demo") else ""
+        demo = f", nor a demo cohort ({', '.join(demos)})" if str(folder).startswith("demo") else ""
         raise InputError(f"dataset_dir {escaped(str(folder))} is not a folder{demo}")
     if not is_text(str(path.resolve())):
         raise InputError(f"dataset_dir {escaped(str(path.resolve()))}: its path is not UTF-8; rename it")

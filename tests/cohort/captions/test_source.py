@@ -263,6 +263,13 @@ def test_the_overlay_of_real_slices_reads_them(real_data):
     assert rows["caption"].str.startswith("FLAIR MR slice of a glioma of grade I").all()
 
 
+@pytest.mark.parametrize("name", ["demo_stain", "demo_stain@1", "demo_balance"])
+def test_a_demo_that_is_of_patches_is_refused_with_those_of_slices(name):
+    source = CaptionTable(root=name, columns={"caption": "caption"})
+    with pytest.raises(InputError, match=rf"{name} is not a folder, nor a demo cohort \(demo_balanced, demo@0\)$"):
+        source.settings()
+
+
 def test_a_template_may_name_columns_of_any_name(folder):
     table = pd.read_csv(folder / "slices.csv", dtype=str, keep_default_na=False)
     table.assign(slice=["4", "5", "6", "7"], series="T2", file="x").to_csv(folder / "slices.csv", index=False)
