@@ -19,6 +19,8 @@ DECISIVE_SHARE = 0.9
 #: share of rows without a value, and difference between classes in the share of patients without one, from which
 #: missing data are a warning
 MISSING_SHARE, MISSING_SPREAD = 0.2, 0.5
+#: properties of files that are one finding if both differ
+SIZES = ("width", "height")
 
 
 def has_leakage(audit: dict) -> bool:
@@ -203,13 +205,25 @@ def _rule(figures: dict, known: str, guessed: str) -> str:
 
 
 def _properties(audit: dict) -> Iterator[Finding]:
+    strong: dict[str, dict[str, dict]] = {}
     for entry in audit["properties"]:
         for target, figures in entry["targets"].items():
             if _strength(figures) == "warning":
-                name = entry["property"]
-                text = f"The file property {name} is associated with {target}: {_rule(figures, name, target)}."
-                counts = {"property": name, "target": target, "cramers_v": figures["cramers_v"]["value"]}
-                yield _finding("warning", "property_differs", text, **counts)
+                strong.setdefault(target, {})[entry["property"]] = figures
+    for target, by_name in strong.items():
+        for name, figures in by_name.items():
+            pair = {size: by_name[size] for size in SIZES} if set(SIZES) <= set(by_name) and name in SIZES else {}
+            if pair and name != SIZES[0]:
+                continue
+            known = name
+            if pair:
+                # of the larger association; both have the same where all images are square
+                known, figures = max(pair.items(), key=lambda item: item[1]["cramers_v"]["value"])
+                known = "either" if pair[SIZES[0]] == pair[SIZES[1]] else known
+            subject = f"properties {' and '.join(SIZES)} are" if pair else f"property {name} is"
+            text = f"The file {subject} associated with {target}: {_rule(figures, known, target)}."
+            counts = {"property": " and ".join(pair or [name]), "target": target}
+            yield _finding("warning", "property_differs", text, **counts, cramers_v=figures["cramers_v"]["value"])
 
 
 def _compression(audit: dict) -> Iterator[Finding]:

@@ -202,6 +202,22 @@ def test_properties_of_files_that_differ_by_center_are_told(clean):
     assert [entry["property"] for entry in audit_cohort(table, LABEL, [], properties=["mpp"])["properties"]] == ["mpp"]
 
 
+@pytest.mark.parametrize("square", [True, False])
+def test_width_and_height_are_one_finding(clean, square):
+    center = clean["center"].str[1].astype(int)
+    width = (500 + 10 * center).astype(str)
+    # the last center has the height of the one before
+    height = width if square else (500 + 10 * center.clip(upper=center.max() - 1)).astype(str)
+    results = audit_cohort(clean.assign(width=width, height=height), LABEL, ["center"])
+    (finding,) = (row for row in named(results, "property_differs") if row["figures"]["target"] == "center")
+    assert finding["figures"]["property"] == "width and height"
+    assert "The file properties width and height are associated with center: Cramér's V" in finding["text"]
+    assert f"Guessing center from {'either' if square else 'width'} alone is correct for" in finding["text"]
+    targets = {entry["property"]: entry["targets"] for entry in results["properties"]}
+    values = {name: targets[name]["center"]["cramers_v"]["value"] for name in ("width", "height")}
+    assert finding["figures"]["cramers_v"] == values["width"] >= values["height"]
+
+
 def test_numbers_are_binned_where_they_are_declared(clean):
     rng = np.random.default_rng(0)
     years = pd.Series(rng.integers(20, 90, 200).astype(str))[clean["patient"].str[1:].astype(int)].to_numpy()
