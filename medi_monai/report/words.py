@@ -114,15 +114,20 @@ def span(interval: Sequence[float] | None, decimals: int | None = None) -> str:
 
 
 def p_text(value: float | None) -> str:
-    """Format a p value to three decimals."""
+    """Format a p value to three decimals, or as a bound near 0 and 1."""
     given = known(value)
-    return DASH if given is None else "< 0.001" if given < 0.001 else f"{given:.3f}"
+    return DASH if given is None else _p_bound(given) or f"{given:.3f}"
 
 
 def p_statement(value: float | None) -> str:
-    """Return a statement such as "p = 0.035" or "p < 0.001"."""
+    """Return a statement such as "p = 0.035", "p < 0.001" or "p > 0.99"."""
     given = known(value)
-    return "p undefined" if given is None else f"p = {given:.2g}" if given >= 0.001 else "p < 0.001"
+    return "p undefined" if given is None else f"p {_p_bound(given) or f'= {given:.2g}'}"
+
+
+def _p_bound(value: float) -> str:
+    # a corrected p value is often 1, which reads as an error
+    return "< 0.001" if value < 0.001 else "> 0.99" if value > 0.99 else ""
 
 
 def class_text(label: str) -> str:
