@@ -49,6 +49,7 @@ from medi_monai.metrics.shortcut import (
     adjusted_rand_index,
     average_performance_drop,
     clustering_score,
+    degradation_gradient,
     integrated_degradation,
     mean_silhouette,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "calibration_error",
     "cluster_weights",
     "clustering_score",
+    "degradation_gradient",
     "contingency_table",
     "cramers_v",
     "draw_patients",

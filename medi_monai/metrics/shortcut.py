@@ -12,6 +12,7 @@ __all__ = [
     "adjusted_rand_index",
     "average_performance_drop",
     "clustering_score",
+    "degradation_gradient",
     "integrated_degradation",
     "mean_silhouette",
 ]
@@ -66,6 +67,25 @@ def integrated_degradation(accuracies: np.ndarray, levels: np.ndarray, chance: f
     if not mean[0] > chance:
         return float("nan")
     return float(trapezoid((mean - mean[0]) / (mean[0] - chance), levels))
+
+
+def degradation_gradient(accuracies: np.ndarray, levels: np.ndarray, chance: float) -> np.ndarray:
+    """Return the derivative of :func:`integrated_degradation` by the mean accuracy at each level.
+
+    With A the integral of the accuracy, the figure is ``(A - chance) / (accuracy(0) - chance) - 1``.
+
+    Args:
+        accuracies: ``(L,)`` mean accuracies, the first above chance.
+        levels: ``(L,)`` Cramér's V of the levels, ascending from 0 to 1.
+        chance: balanced accuracy at chance.
+
+    Returns:
+        ``(L,)`` derivatives, with which the variance of the figure is that of a sum (delta method).
+    """
+    weights, above = trapezoid(np.eye(len(levels)), levels, axis=1), accuracies[0] - chance
+    gradient = weights / above
+    gradient[0] -= (weights @ accuracies - chance) / above**2
+    return gradient
 
 
 def clustering_score(labels: np.ndarray, centers: np.ndarray, clusters: np.ndarray) -> float:

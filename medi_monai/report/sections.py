@@ -277,7 +277,7 @@ def add_correlation(page: Page, results: ShortcutFigures, titles: Mapping[str, s
         f"Training images come from {correlation.num_squares:,} sets of two classes and two values of {center}, always "
         f"in the same number. At 0, {center} and class are independent; at 1, {center} determines the class. The test "
         f"is balanced. Where a line falls, the classifier relies on {center}. Means over "
-        f"{plural(draws, 'draw')}{trainings_text(several)}, with 95% intervals over {listed(sources[1:])} "
+        f"{plural(draws, 'draw')}{trainings_text(several)}, with 95% intervals over {listed(sources)} "
         "(points are offset for legibility).",
     )
     if correlation.left_out:
@@ -290,13 +290,16 @@ def add_correlation(page: Page, results: ShortcutFigures, titles: Mapping[str, s
         titles.get(arm, arm): {
             "average performance drop": figure_text(of_arm.average_performance_drop, 3),
             f"drop at another {center}": figure_text(of_arm.outside_drop, 3),
-            "nIPD": number(of_arm.nipd.value, 3),
-            f"nIPD at another {center}": number(of_arm.outside_nipd.value, 3),
+            "nIPD": figure_text(of_arm.nipd, 3),
+            f"nIPD at another {center}": figure_text(of_arm.outside_nipd, 3),
             "draws": of_arm.average_performance_drop.n,
         }
         for arm, of_arm in correlation.arms.items()
     }
-    page.table(share_table(rows, "training data"), "Accuracy lost, as defined by PathoROB and croma")
+    page.table(
+        share_table(rows, "training data"),
+        "Accuracy lost, as defined by PathoROB and croma, with 95% intervals as above",
+    )
     page.text(
         "Average performance drop (PathoROB): share of the accuracy that is lost on average when "
         f"{center} and class are correlated in training; 0 is none, −0.2 one fifth."

@@ -33,6 +33,8 @@ class CorrelationPoint(Result):
 class CorrelationArm(Result):
     """Curve of an arm, and what it loses, on new patients of the training centers and at other centers.
 
+    Intervals are over test patients, training patients, generated images and trainings.
+
     Args:
         curve: accuracy on new patients of the training centers.
         average_performance_drop: PathoROB's: 0 is no drop, −0.2 a loss of one fifth of the accuracy.

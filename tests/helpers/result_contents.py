@@ -264,8 +264,9 @@ def probe_content(
             "correlation": {
                 "levels": [0.0, 0.5, 1.0],
                 "arms": {name: {"curve": curve, "average_performance_drop": figure(-0.214, -0.32, -0.135, n=12),
-                                "nipd": figure(-0.377, n=4), "outside_drop": figure(-0.251, -0.4, -0.1, n=12),
-                                "outside_nipd": figure(-0.433, n=4)}
+                                "nipd": figure(-0.377, -0.5, -0.25, n=4),
+                                "outside_drop": figure(-0.251, -0.4, -0.1, n=12),
+                                "outside_nipd": figure(-0.433, -0.6, -0.2, n=4)}
                          for name in names if name not in left_out},
                 "num_squares": 4, "num_test": 1000, "num_test_known": 510, "num_outside": 640,
                 "left_out": list(left_out),

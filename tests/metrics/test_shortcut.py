@@ -10,6 +10,7 @@ from medi_monai.metrics import (
     adjusted_rand_index,
     average_performance_drop,
     clustering_score,
+    degradation_gradient,
     integrated_degradation,
     mean_silhouette,
 )
@@ -114,3 +115,12 @@ def test_the_silhouette_equals_loops_and_scikit_learn(num_clusters):
     assert value == pytest.approx(silhouette_score(points, clusters, metric="cosine"), abs=1e-9)
     assert math.isnan(mean_silhouette(distances, np.zeros(25, int)))
     assert mean_silhouette(np.zeros((4, 4)), np.array([0, 0, 1, 1])) == 0
+
+
+def test_the_gradient_of_the_degradation_is_that_of_differences():
+    accuracies, levels, step = np.array([0.9, 0.8, 0.7, 0.55]), np.array([0, 0.25, 0.6, 1]), 1e-6
+    gradient = degradation_gradient(accuracies, levels, 0.5)
+    for at in range(4):
+        moved = [accuracies + sign * step * np.eye(4)[at] for sign in (1, -1)]
+        ends = [integrated_degradation(values[:, None], levels, 0.5) for values in moved]
+        assert gradient[at] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5)

@@ -62,7 +62,8 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
     assert row_of(text, "tumor")[:2] == ["0.853", "0.500"] and row_of(text, "center")[0] == "0.998"
     assert "−0.214 (−0.320 to −0.135)" in text and "Robustness index (PathoROB): 0.014 over 64 pairs" in text
     assert row_of(text, "Real + MeDi", 1)[:4] == [
-        "−0.214 (−0.320 to −0.135)", "−0.251 (−0.400 to −0.100)", "−0.377", "−0.433",
+        "−0.214 (−0.320 to −0.135)", "−0.251 (−0.400 to −0.100)",
+        "−0.377 (−0.500 to −0.250)", "−0.433 (−0.600 to −0.200)",
     ]  # fmt: skip
     assert "Clustering score (PathoROB): −0.412 over 16 pairs (n = 6,400)" in text and "k = 5)" in text
     assert "race: asian (n = 574), white (n = 2,063)" in text and "– (n = 3,517)" in text
@@ -106,7 +107,9 @@ def test_arms_that_saw_what_the_sweep_withholds_are_left_out_and_named(tmp_path)
     text = text_of(tmp_path, probe_content(left_out=("cls", "medi")))
     assert "Not shown: Real + Class-only (CLS), Real + MeDi. The generative model was trained on images" in text
     # of the sweep, real images alone are left, to which patients of the generator do not matter
-    assert "−0.377" in row_of(text, "Real", 1) and "are from patients in the training data" not in text
+    assert (
+        "−0.377 (−0.500 to −0.250)" in row_of(text, "Real", 1) and "are from patients in the training data" not in text
+    )
     assert "Test: 1,000 images of other patients" in text and "640 of the same classes with another center" in text
     assert "Not shown" not in text_of(tmp_path, probe_content())
 

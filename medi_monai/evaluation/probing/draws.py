@@ -23,6 +23,7 @@ __all__ = [
     "Draw",
     "DrawCondition",
     "Outcome",
+    "TestedPatients",
     "WorstGroup",
     "arms_of",
     "floats",
@@ -135,6 +136,7 @@ class ArmScores(Result):
         per_center: accuracy at each center.
         per_class: recall of each class.
         demographics: gaps between the groups of each demographic column.
+        right: in the correlation sweep, the number of correct predictions for each entry of :class:`TestedPatients`.
     """
 
     figures: Mapping[str, float | None]
@@ -143,15 +145,39 @@ class ArmScores(Result):
     per_center: Mapping[str, GroupAccuracy]
     per_class: Mapping[str, GroupAccuracy]
     demographics: Mapping[str, DemographicGaps]
+    right: tuple[int, ...] = ()
 
     @classmethod
-    def balanced_accuracy_alone(cls, value: float | None, outside: float | None = None) -> ArmScores:
+    def balanced_accuracy_alone(
+        cls, value: float | None, outside: float | None = None, right: Sequence[int] = ()
+    ) -> ArmScores:
         """Create scores of which only the balanced accuracy was measured, and :data:`OUTSIDE`, at other centers."""
-        return cls({"balanced_accuracy": value, OUTSIDE: outside}, {}, None, {}, {}, {})
+        return cls({"balanced_accuracy": value, OUTSIDE: outside}, {}, None, {}, {}, {}, tuple(right))
 
     def figures_alone(self) -> ArmScores:
         """Return a copy with only the figures needed for the points of a sweep."""
-        return ArmScores(self.figures, {}, None, {}, {}, {})
+        return ArmScores(self.figures, {}, None, {}, {}, {}, self.right)
+
+
+@dataclass(frozen=True)
+class TestedPatients(Result):
+    """Test images of a draw of the correlation sweep, by patient, class and center.
+
+    Args:
+        patients: codes of the patients.
+        labels: their class.
+        centers: their center.
+        outside: whether the center is not in training.
+        counts: number of images.
+    """
+
+    __test__ = False
+
+    patients: tuple[int, ...]
+    labels: tuple[int, ...]
+    centers: tuple[int, ...]
+    outside: tuple[bool, ...]
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -176,6 +202,7 @@ class Draw(Result):
         num_test_known: in that sweep, the number of test images, here and at other centers, from patients that the
             generative model was trained on.
         num_outside: in that sweep, the number of test images at other centers.
+        tested: in that sweep, whose images these are.
     """
 
     sweep: str
@@ -186,6 +213,7 @@ class Draw(Result):
     num_test: int | None = None
     num_test_known: int | None = None
     num_outside: int | None = None
+    tested: TestedPatients | None = None
 
 
 def arms_of(draw: Draw, trainings: Mapping[str, Sequence[str]] | None = None) -> dict[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ import torch
 
 from medi_monai.cohort.groups import codes_of, stable_order
 from medi_monai.evaluation.probing import DrawCondition, Outcome, ProbeProtocol
-from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw
+from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw, TestedPatients
 from medi_monai.evaluation.probing.scoring import Scorer, TestUnits
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.evaluation.shortcuts.squares import Square, correlated_rows, find_squares, outside_rows
@@ -217,10 +217,11 @@ def _run_job(job: Job, context: DrawContext) -> str:
     if job.square is None:
         targets = protocol.labels[rows]
         scorer = Scorer(targets, context.units, protocol.classes, settings.min_count, num_replicates, seed)
+    tested, unit = (None, rows) if job.square is None else _tested_patients(protocol, rows, job.num_outside)
     arms = {}
     for outcome in protocol.run(job.arms, job.repeat, job.condition):
         scores = (
-            _two_classes(outcome, protocol.labels[rows], job.num_outside)
+            _two_classes(outcome, protocol.labels[rows], unit, job.num_outside)
             if scorer is None
             else scorer.score(outcome.probabilities, outcome.in_domain_accuracy)
         )
@@ -237,6 +238,7 @@ def _run_job(job: Job, context: DrawContext) -> str:
             num_test=num_test,
             num_test_known=int(known.sum()),
             num_outside=job.num_outside,
+            tested=tested,
         )
     write_json(Path(job.folder) / f"{job.key}.json", _without_nan(plain(draw)))
     return job.key
@@ -259,7 +261,17 @@ def _scores_of_tests(job: Job, context: DrawContext) -> dict[str, ArmDraw]:
     return scores
 
 
-def _two_classes(outcome: Outcome, labels: np.ndarray, num_outside: int) -> ArmScores:
+def _tested_patients(protocol: ProbeProtocol, rows: np.ndarray, num_outside: int) -> tuple[TestedPatients, np.ndarray]:
+    # patients by class, center and test, and the entry of every row; patients of other centers come last in both
+    outside = np.arange(len(rows)) >= len(rows) - num_outside
+    keys = np.stack([outside, protocol.patients[rows], protocol.labels[rows], protocol.centers[rows]])
+    entries, unit, counts = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
+    others, patients, labels, centers = (tuple(entry) for entry in entries.tolist())
+    tested = TestedPatients(patients, labels, centers, tuple(map(bool, others)), tuple(counts.tolist()))
+    return tested, unit.reshape(-1)
+
+
+def _two_classes(outcome: Outcome, labels: np.ndarray, unit: np.ndarray, num_outside: int) -> ArmScores:
     num = outcome.probabilities.shape[1]
     predicted, inside = outcome.probabilities.argmax(1).numpy(), len(labels) - num_outside
     accuracies = []
@@ -267,7 +279,8 @@ def _two_classes(outcome: Outcome, labels: np.ndarray, num_outside: int) -> ArmS
         confusion = np.zeros((num, num))
         np.add.at(confusion, (labels[part], predicted[part]), 1)
         accuracies.append(float(balanced_accuracy(confusion)))
-    return ArmScores.balanced_accuracy_alone(*accuracies)
+    right = np.bincount(unit[predicted == labels], minlength=int(unit.max()) + 1)
+    return ArmScores.balanced_accuracy_alone(accuracies[0], accuracies[1], right.tolist())
 
 
 def _without_nan(content: Any) -> Any:

@@ -102,7 +102,9 @@ def measure_unseen(
     # this sweep divides all patients itself
     swept = make_jobs(replace(context, protocol=undivided), ["real"], {})
     draws = run_jobs([*jobs, *(job for job in swept if job.sweep == "correlation")], context, folder, num_workers)
-    return _accuracies(protocol, tests, draws, scheme), correlation_sweep(draws)
+    return _accuracies(protocol, tests, draws, scheme), correlation_sweep(
+        draws, None, settings.probe_replicates, settings.seed
+    )
 
 
 def _tests(protocol: ProbeProtocol, split: np.ndarray) -> dict[str, tuple[np.ndarray, TestUnits]]:

@@ -12,7 +12,7 @@ from medi_monai.metrics.components import Estimate, Source, cluster_weights
 from medi_monai.metrics.neighbors import neighbor_pairs
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["clustering_interval", "robustness_interval"]
+__all__ = ["clustering_interval", "patient_strata", "robustness_interval"]
 
 #: half-samples of the patients for the interval of the clustering score, and clusterings of each pair in one of them
 HALF_SAMPLES, CLUSTERINGS = 24, 4
@@ -132,11 +132,25 @@ def _units(
     """Return the unit of all rows, a patient in any pair (-1: in none), and the stratum of each unit."""
     rows = np.unique(np.concatenate(pairs))
     unit = np.full(len(patients), -1)
-    names, unit[rows] = np.unique(patients[rows], return_inverse=True)
-    cells = labels[rows] * (centers.max() + 1) + centers[rows]
+    unit[rows], strata = patient_strata(patients[rows], labels[rows] * (centers.max() + 1) + centers[rows])
+    return unit, strata
+
+
+def patient_strata(patients: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the units of a bootstrap over patients, who are resampled within their class and center.
+
+    Args:
+        patients: ``(N,)`` patients.
+        cells: ``(N,)`` integer codes of class and center.
+
+    Returns:
+        ``(N,)`` unit of every row, and ``(U,)`` stratum of every unit: its cell, or the same for all if some patient
+        has several.
+    """
+    names, unit = np.unique(patients, return_inverse=True)
     strata = np.full(len(names), -1)
-    strata[unit[rows]] = cells
-    return unit, strata if (strata[unit[rows]] == cells).all() else np.zeros_like(strata)
+    strata[unit] = cells
+    return unit, strata if (strata[unit] == cells).all() else np.zeros_like(strata)
 
 
 def _weighted(counts: sparse.csr_array, weights: np.ndarray) -> np.ndarray:

@@ -1,11 +1,26 @@
 import numpy as np
+import pandas as pd
 import pytest
 
+from medi_monai.evaluation.probing import ImageSet, ProbeProtocol
 from medi_monai.evaluation.probing.correlation import correlation_sweep
-from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw
+from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw, TestedPatients
+from medi_monai.evaluation.probing.jobs import DrawContext, make_jobs, run_jobs
+from medi_monai.evaluation.probing.scoring import TestUnits
+from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.metrics import average_performance_drop, estimate
 from medi_monai.results.diagnostics import CorrelationSweep
 from medi_monai.results.probing import Training
+
+#: 97.5 % quantile of Student's t with 8 degrees of freedom: 12 patients in 4 strata
+T_OF_8 = 2.306
+SETTINGS = ProbeSettings(
+    num_repeats=1,
+    probe_replicates=100,
+    sweep_repeats=4,
+    sweep_correlations=(0.0, 0.5, 1.0),
+    c_values=(0.01, 0.1),
+)
 
 
 def test_the_accuracy_lost_with_the_correlation_equals_loops():
@@ -97,3 +112,89 @@ def test_trainings_are_among_the_repeats():
     first, last = values.mean((0, 2)).T
     assert medi.nipd.value == pytest.approx(np.mean((last - first) / (first - 0.5) / 2))
     assert medi.outside_drop.value is None and medi.outside_nipd.value is None
+
+
+def test_samples_of_the_test_patients_are_those_of_loops():
+    # two draws with the same predictions, whose interval is over test patients alone
+    rng, patients = np.random.default_rng(2), np.arange(12)
+    labels, centers, counts = patients // 6, patients // 3 % 2, rng.integers(2, 6, 12)
+    right = {level: rng.integers(0, counts + 1) for level in (0.0, 1.0)}
+    right[0.0] = counts - (counts > 3)  # above chance
+    tested = TestedPatients(*map(tuple, (patients, labels, centers, [False] * 12, counts)))
+
+    def accuracy(level, weights):
+        of_class = [labels == label for label in (0, 1)]
+        return np.mean([(weights * right[level])[rows].sum() / (weights * counts)[rows].sum() for rows in of_class])
+
+    once = np.ones(12)
+    records = [
+        Draw(
+            "correlation",
+            level,
+            repeat,
+            {
+                "real": ArmDraw(
+                    ArmScores.balanced_accuracy_alone(accuracy(level, once), None, of_level.tolist()),
+                    Training(1, 0, 1.0, True),
+                )
+            },
+            **{"square": "square0", "num_test": 12, "num_test_known": 0, "num_outside": 0, "tested": tested},
+        )
+        for level, of_level in right.items()
+        for repeat in range(2)
+    ]
+    arm = correlation_sweep(records, num_replicates=400).arms["real"]
+    # patients within each class and center: 3 of 3, with the weights of Rao and Wu, by brute force
+    drawn = []
+    for _ in range(4000):
+        weights = np.concatenate([np.bincount(rng.integers(3, size=2), minlength=3) * 1.5 for _ in range(4)])
+        first, last = (accuracy(level, weights) for level in (0.0, 1.0))
+        drawn.append((first, last, last / first - 1))
+    for (low, high), spread in zip((arm.curve[0].ci95, arm.curve[1].ci95), np.std(drawn, axis=0)[:2]):
+        assert (high - low) / 2 == pytest.approx(T_OF_8 * spread, rel=0.15) or high == 1
+    drop = arm.average_performance_drop
+    assert drop.value == pytest.approx(accuracy(1.0, once) / accuracy(0.0, once) - 1)
+    assert (drop.ci95[1] - drop.ci95[0]) / 2 == pytest.approx(T_OF_8 * np.std(drawn, axis=0)[2], rel=0.15)
+    first, last = (accuracy(level, once) for level in (0.0, 1.0))
+    assert arm.nipd.value == pytest.approx((last - first) / (first - 0.5) / 2)
+    assert arm.nipd.ci95[0] < arm.nipd.value < arm.nipd.ci95[1] and arm.nipd.n == 1
+    assert correlation_sweep(records).arms["real"].nipd.ci95 == (arm.nipd.value,) * 2
+    assert arm.outside_nipd.ci95 is None
+
+
+def study(seed, folder, patients=12, images=6):
+    """The sweep of real images of a new study: two classes at two centers, patients of their own in each cell."""
+    rng = np.random.default_rng(seed)
+    cell = np.repeat(np.arange(4), patients * images)
+    unit = np.repeat(np.arange(4 * patients), images)
+    labels, centers = cell // 2, cell % 2
+    features = rng.normal(size=(len(cell), 4)) + rng.normal(size=(4 * patients, 4))[unit]
+    features[:, 0] += 1.5 * (2 * labels - 1)
+    features[:, 1] += 1.5 * (2 * centers - 1)
+    table = pd.DataFrame(
+        {
+            "image": [f"{row:05d}" for row in range(len(cell))],
+            "patient": [f"p{number:03d}" for number in unit],
+            "label": labels.astype(str),
+            "center": centers.astype(str),
+            "split": np.where(unit % patients < patients - 2, "train", "holdout"),
+        }
+    )
+    real = {"real": ImageSet(features.astype(np.float32), table)}
+    protocol = ProbeProtocol(real, {}, [], "label", ["center"], SETTINGS.c_values, seed)
+    units = TestUnits.of(table.iloc[protocol.test], "label", ["center"], [])
+    context = DrawContext(protocol, units, SETTINGS)
+    jobs = [job for job in make_jobs(context, ["real"], {}) if job.sweep == "correlation"]
+    draws = run_jobs(jobs, context, folder / str(seed), 1)
+    return correlation_sweep(draws, None, SETTINGS.probe_replicates, seed).arms["real"]
+
+
+def test_intervals_cover_the_mean_over_studies(tmp_path):
+    arms = [study(seed, tmp_path) for seed in range(36)]
+    for figures in ([arm.nipd for arm in arms], [arm.average_performance_drop for arm in arms]):
+        truth = np.mean([figure.value for figure in figures])
+        low, high = np.array([figure.ci95 for figure in figures]).T
+        # 36 intervals of 95% cover in 31 or more cases, with a probability of 0.99
+        assert ((low <= truth) & (truth <= high)).sum() >= 31
+        # and they are no longer than they have to be
+        assert np.mean(high - low) < 1.5 * 2 * 1.96 * np.std([figure.value for figure in figures])

@@ -110,5 +110,13 @@ def test_both_tests_of_a_draw_are_scored_apart(protocol, tmp_path):
         for name, part in (("balanced_accuracy", slice(num_test)), ("outside_accuracy", slice(num_test, None))):
             recalls = [right[part][(table["label"] == label).to_numpy()[part]].mean() for label in LABELS]
             assert draw.arms["real"].scores.figures[name] == pytest.approx(np.mean(recalls), abs=1e-9)
+        # by patient, from which other patients can be drawn
+        entries = zip(draw.tested.patients, draw.tested.outside, draw.tested.counts, draw.arms["real"].scores.right)
+        found = {(patient, outside): (count, correct) for patient, outside, count, correct in entries}
+        counts, outside = {}, np.arange(len(rows)) >= num_test
+        for row, other, correct in zip(rows, outside, right):
+            key = (protocol.patients[row], other)
+            counts[key] = np.add(counts.get(key, (0, 0)), (1, correct))
+        assert {key: tuple(value) for key, value in counts.items()} == found
     first = [job for job in jobs if job.repeat == 0]
     assert len(first) == 2 and np.array_equal(first[0].condition.test_rows, first[1].condition.test_rows)
