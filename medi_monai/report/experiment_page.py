@@ -49,7 +49,10 @@ LINKS = {"evaluation": "Full evaluation", "probing": "Full probing results", "au
 ACCURACIES = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": "worst-group accuracy"}
 #: what patients of a split are for
 USES = {"train": "training", "val": "validation", "holdout": "testing", "test": "testing"}
-DEMO = "Demo cohort: a program drew these images. The results show how methods behave; they say nothing about patients."
+DEMO = (
+    "Demonstration: all images, also those called real, were drawn by a program, and patients and centers are made up. "
+    "The results say nothing about real patients."
+)
 #: maximum numbers of classes and of values in the plot of the cohort; the audit page, to which it links, has more
 MOST_CELLS = 30
 #: maximum number of findings of the audit on the page; the audit page, to which it links, has all
@@ -123,14 +126,17 @@ def _add_words(page: Page, content: _Content) -> None:
 
 def _forest_caption(content: _Content) -> str:
     probe = content.results.probe
-    caption = f"Classifiers of {class_text(probe.label)}, tested on {probe.test.what}. Dotted line on the left: chance."
+    caption = (
+        f"Classifiers of {class_text(probe.label)}, tested on {probe.test.what}. Dotted lines: chance; no difference."
+    )
     if len(content.results.trainings) > 1:
         caption += " Small dots: single trainings."
     compared = [row for row in probe.comparisons if row.figure == "balanced_accuracy"]
     if compared:
         caption += (
-            " Differences are paired: they are of the same test images, and can be clear where the intervals on the "
-            f"left overlap. p values are corrected for {plural(len(compared), 'comparison')}; bold: below {ALPHA}."
+            " Both methods of a row are tested on the same images, so a difference can be clear although the intervals "
+            f"of the accuracies overlap. p values are corrected for {plural(len(compared), 'comparison')} (bold: below "
+            f"{ALPHA}); intervals are not."
         )
     return caption
 
@@ -142,7 +148,7 @@ def _training_images(arm: str, probe: ProbeResults) -> str:
 
 def _add_samples(page: Page, content: _Content) -> None:
     if content.samples is not None:
-        page.section("Images of the same combinations, chosen at random")
+        page.section("Randomly chosen images by combination")
         page.gallery(content.samples)
 
 
@@ -166,7 +172,7 @@ def _fidelity_card(content: _Content) -> Card:
         f"recognizes the requested class in {shares} of images."
     )
     titles = {arm: arm_title(arm) for arm in fidelity.arms}
-    return Card("How real the images look", fidelity_overview(fidelity, titles), text, content.link("evaluation"))
+    return Card("Similarity to real images", fidelity_overview(fidelity, titles), text, content.link("evaluation"))
 
 
 def _shortcut_card(content: _Content) -> Card:
@@ -183,13 +189,16 @@ def _shortcut_card(content: _Content) -> Card:
             f"{number(curves[arm][0].value, 2)} to {number(curves[arm][-1].value, 2)} ({content.titles[arm]})"
             for arm in shown
         )
-        text += f" As {center} and class become correlated in training, balanced accuracy changes from {changes}."
+        text += (
+            " In a separate test on two classes and two centers at a time (chance 0.50), balanced accuracy changes "
+            f"from {changes} as {center} and class become correlated in training."
+        )
     left_out = [arm for arm in probe.shortcut.correlation.left_out if arm in content.titles]
     if left_out:
         names = listed(content.titles[arm] for arm in left_out)
         text += (
-            f" Not shown: {names}. This test withholds images that their generators were trained on; the results above "
-            "are not affected."
+            f" Not shown: {names}. Their generators were trained on images that this test withholds; "
+            "the results above are not affected."
         )
     return Card(f"Shortcuts by {center}", shortcut_overview(probe, content.titles), text, content.link("probing"))
 
@@ -232,19 +241,25 @@ def _patients(
 
 
 def _add_findings(page: Page, content: _Content) -> None:
+    # the first finding is the answer; of the audit, only what voids results is not folded
     audit = content.audit
     found = [typed(Finding, finding) for finding in audit["findings"]] if audit else []
-    # the first finding is the answer
-    add_findings(page, [*content.results.verdict[1:], *found[:MOST_FINDINGS]])
-    if len(found) > MOST_FINDINGS:
-        page.text(f"{MOST_FINDINGS} of {len(found)} audit findings are shown.")
+    serious = [finding for finding in found if finding.level in ("leakage", "error")]
+    add_findings(page, [*content.results.verdict[1:], *serious])
+    others = [finding for finding in found if finding not in serious]
+    if others:
+        with page.fold(f"Findings on the data ({len(others)})"):
+            for finding in others[:MOST_FINDINGS]:
+                page.notice(finding.text, finding.level)
+            if len(others) > MOST_FINDINGS:
+                page.text(f"{MOST_FINDINGS} of {len(others)} are shown.")
 
 
 def _add_links(page: Page, content: _Content) -> None:
-    for name in [*LINKS, *(name for name in content.results.links if name not in LINKS)]:
-        link = content.link(name)
-        if link:
-            page.link(*link)
+    # the others are on the cards
+    for name in content.results.links:
+        if name not in LINKS:
+            page.link(name, content.results.links[name])
 
 
 def _add_fidelity(page: Page, content: _Content) -> None:

@@ -285,8 +285,8 @@ class ProbeResults(Result):
         return max(1, len(self.arms[self.focus].balanced_accuracy.trainings)) if self.focus in self.arms else 1
 
     @property
-    def best_baseline(self) -> str | None:
-        """The most accurate arm without generated images, besides real images alone; ``None`` without one."""
+    def baselines(self) -> list[str]:
+        """The arms without generated images, besides real images alone and the ceiling, most accurate first."""
         variants = tuple(f"{arm}_" for arm in self.generated)
         values = {
             arm: of_arm.balanced_accuracy.value
@@ -294,7 +294,12 @@ class ProbeResults(Result):
             if arm not in ("real", CEILING, *self.generated) and not arm.startswith(variants)
         }
         known = {arm: value for arm, value in values.items() if value is not None}
-        return max(known, key=known.__getitem__) if known else None
+        return sorted(known, key=known.__getitem__, reverse=True)
+
+    @property
+    def best_baseline(self) -> str | None:
+        """The first of :attr:`baselines`; ``None`` without one."""
+        return next(iter(self.baselines), None)
 
     @property
     def num_repeats(self) -> int:

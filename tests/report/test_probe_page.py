@@ -55,7 +55,7 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
     assert row_of(text, "Real + MeDi")[:3] == ["0.800 (0.700 to 0.900)", "0.810 (0.700 to 0.900)", "T1 · Fir (n = 118)"]
     assert row_of(text, "Stain-normalized")[0] == "0.600 (0.500 to 0.700)"
     # differences: the worst group has no other combinations, only other patients
-    pair = "MeDi − Class-only (CLS)"
+    pair = "MeDi − Class-only"
     assert row_of(text, pair) == ["+0.120 (+0.070 to +0.400)", "0.002", "0.006", "test combinations (75%)"]
     assert row_of(text, pair, 1) == ["+0.120 (+0.070 to +0.400)", "0.002", "0.006", "test patients (75%)"]
     assert "over test combinations, training patients, generated images" in text and "trainings of" not in text
@@ -94,9 +94,9 @@ def test_limitations_are_notices(tmp_path):
     text = text_of(tmp_path, content)
     assert (
         "With only 3 draws of training patients, intervals are rough" in text
-        and "images (Class-only (CLS): 10, MeDi: 20)" in text
+        and "images (Class-only: 10, MeDi: 20)" in text
     )
-    assert "did not converge: Real + Class-only (CLS)" in text
+    assert "did not converge: Real + Class-only" in text
     assert (
         "Too few generated images for the largest ratio: Real + MeDi has 700 for 1,000 real images at a ratio of 2."
         in text
@@ -105,7 +105,7 @@ def test_limitations_are_notices(tmp_path):
 
 def test_arms_that_saw_what_the_sweep_withholds_are_left_out_and_named(tmp_path):
     text = text_of(tmp_path, probe_content(left_out=("cls", "medi")))
-    assert "Not shown: Real + Class-only (CLS), Real + MeDi. The generative model was trained on images" in text
+    assert "Not shown: Real + Class-only, Real + MeDi. The generative model was trained on images" in text
     # of the sweep, real images alone are left, to which patients of the generator do not matter
     assert (
         "−0.377 (−0.500 to −0.250)" in row_of(text, "Real", 1) and "are from patients in the training data" not in text

@@ -108,7 +108,7 @@ def main_answer(probe: ProbeResults, rival: str = "cls") -> tuple[str, str]:
     """Return level and text of the answer that the probing gives; see :func:`verdict`."""
     compared, others, best = main_comparisons(probe, rival)
     effects = {name: effect_of(compared[name]) for name in (*others, *best)}
-    return _answer(effects, best, probe.num_trainings)
+    return _answer(effects, best, probe)
 
 
 def _probe_findings(probe: ProbeResults, focus: str, rival: str) -> list[Finding]:
@@ -128,7 +128,7 @@ def _probe_findings(probe: ProbeResults, focus: str, rival: str) -> list[Finding
     return [*findings, _worst_group_finding(probe, focus, others)]
 
 
-def _answer(effects: Mapping[str, str], best: Sequence[str], num_trainings: int) -> tuple[str, str]:
+def _answer(effects: Mapping[str, str], best: Sequence[str], probe: ProbeResults) -> tuple[str, str]:
     generated = [effect for name, effect in effects.items() if name not in best]
     better = [arm_title(name) for name, effect in effects.items() if effect == BETTER]
     if all(effect == BETTER for effect in effects.values()):
@@ -136,21 +136,21 @@ def _answer(effects: Mapping[str, str], best: Sequence[str], num_trainings: int)
     elif WORSE in generated:
         level, head, text = "error", ("Generated images do harm", "harm"), "generated images reduce accuracy."
     elif better:
-        level, head = "warning", ("Mixed result", "a mixed result")
-        unclear = [arm_title(name) for name, effect in effects.items() if effect != BETTER]
-        text = (
-            f"accuracy is higher than with {' and '.join(better)}, but not shown to be higher than with "
-            f"{' and '.join(unclear)}."
-        )
+        level, head = "warning", ("Mixed result", "")
+        higher = [arm_title(name) for name, effect in effects.items() if effect == WORSE]
+        unclear = [arm_title(name) for name, effect in effects.items() if effect not in (BETTER, WORSE)]
+        text = f"{arm_title(probe.focus)} is more accurate than {' and '.join(better)}"
+        text += f", but not shown to be more accurate than {' and '.join(unclear)}" if unclear else ""
+        text += f", but less accurate than {' and '.join(higher)}." if higher else "."
     elif set(generated) == {EQUIVALENT}:
         level, head = "note", ("No effect", "no effect")
         text = "the classifier is as accurate with the generated images as without."
     else:
         level, head = "note", ("Not decided", "")
         text = "the effect of the generated images is too uncertain to call."
-    if num_trainings == 1:
+    if probe.num_trainings == 1:
         start = f"Consistent with {head[1]}" if head[1] else head[0]
-        return level, f"{start}, in one training: {text}"
+        return level, f"{start} (one training): {text}"
     return level, f"{head[0]}: {text}"
 
 

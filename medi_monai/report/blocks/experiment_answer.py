@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from medi_monai.report.blocks.arms import arm_title
 from medi_monai.report.blocks.overview import main_arms
@@ -16,6 +16,8 @@ __all__ = ["SENTENCES", "answer_sentences"]
 
 #: what the sentences are about
 SENTENCES = ("Question", "Result", "Certainty")
+#: maximum number of methods without generated images that are named
+MOST_BASELINES = 3
 #: levels of findings that need attention
 ATTENTION = ("leakage", "error", "warning")
 
@@ -41,13 +43,16 @@ def _result(results: ExperimentResults) -> str:
 
 
 def _best_without_generated(probe: ProbeResults) -> str:
-    best = probe.best_baseline
+    """Say what the best methods without generated images reach, and whether that is at least as much as the focus."""
+    best = probe.baselines[:MOST_BASELINES]
     if not best:
         return ""
-    value, focus = (probe.arms[arm].balanced_accuracy.value for arm in (best, probe.focus))
-    as_good = value is not None and focus is not None and value >= focus
-    than = f", no less than {arm_title(probe.focus)}" if as_good else ""
-    return f" The best method without generated images, {arm_title(best)}, reaches {number(value, 2)}{than}."
+    first, focus = (probe.arms[arm].balanced_accuracy.value for arm in (best[0], probe.focus))
+    reached = listed(f"{number(probe.arms[arm].balanced_accuracy.value, 2)} with {arm_title(arm)}" for arm in best)
+    text = f" Best methods without generated images: {reached}."
+    if first is not None and focus is not None and first >= focus:
+        text += f" {arm_title(best[0])} is at least as accurate as {arm_title(probe.focus)}."
+    return text
 
 
 def _certainty(results: ExperimentResults) -> str:
@@ -55,15 +60,15 @@ def _certainty(results: ExperimentResults) -> str:
     rows = {row.arms[1]: row for row in probe.comparisons if row.figure == "balanced_accuracy"}
     unit = "" if test.unit == "patient" else f" in {plural(test.num_units, test.unit)}"
     compared = {arm: rows[arm] for arm in (*main_arms(probe), probe.best_baseline) if arm in rows}
-    num_warnings = sum(finding.level in ATTENTION for finding in results.verdict[1:])
+    findings = sum(finding.level in ATTENTION for finding in results.verdict[1:])
     sentences = [
-        "Each model was trained once; another training may give different results."
+        "Each model was trained once: how much results differ between trainings is not known, and not in the intervals."
         if trainings == 1
         else f"Each model was trained {trainings} times (small dots).",
         f"Tested on {plural(test.n, 'image')} of {plural(test.patients, 'patient')}{unit}.",
         _reading(arm_title(probe.focus), compared, len(rows)) if compared else "",
         second_sentence(results.second),
-        f"{plural(num_warnings, 'finding needs', 'findings need')} attention: see Findings." if num_warnings else "",
+        f"{plural(findings, 'finding needs', 'findings need')} attention: see Findings." if findings else "",
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -74,12 +79,18 @@ def _reading(focus: str, rows: Mapping[str, Comparison], num_comparisons: int) -
     clear, unclear, unknown = (
         [arm_title(arm) for arm, row in rows.items() if row.significant is given] for given in (True, False, None)
     )
-    said = [
-        f"{chance} the {'difference' if len(arms) == 1 else 'differences'} of {focus} from {' and '.join(arms)}"
-        for chance, arms in (("chance is unlikely to explain", clear), ("chance could explain", unclear))
-        if arms
-    ]
-    text = f"{'; '.join(said)}{corrected}." if said else ""
+    said = []
+    if clear:
+        said.append(f"the {_differences(clear)} of {focus} from {' and '.join(clear)} can hardly be due to chance")
+    if unclear:
+        what = "that" if len(unclear) == 1 else "those"
+        what = what if clear else f"the {_differences(unclear)} of {focus}"
+        said.append(f"{what} from {' and '.join(unclear)} can be due to chance")
+    text = f"{', but '.join(said)}{corrected}." if said else ""
     if unknown:
         text += f" For the difference from {' and '.join(unknown)}, there is no p value."
     return (text[:1].upper() + text[1:]).strip()
+
+
+def _differences(others: Sequence[str]) -> str:
+    return "difference" if len(others) == 1 else "differences"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from matplotlib.ticker import MaxNLocator
 
@@ -94,11 +94,13 @@ class Forest:
         columns: axes, left to right.
         rows: rows, top to bottom.
         heading: heading of the names of the rows.
+        notes: for names of families, what they mean.
     """
 
     columns: Sequence[ForestColumn]
     rows: Sequence[ForestRow]
     heading: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def families(self) -> list[tuple[str, list[ForestRow]]]:
         """Return the families in the order of their first rows, each with its rows."""

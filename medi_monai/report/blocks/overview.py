@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from medi_monai.report.blocks.arms import ARMS, REFERENCE, arm_looks, arm_title, arm_words
+from medi_monai.report.blocks.arms import ARMS, FAMILIES, REFERENCE, arm_looks, arm_title, arm_words
 from medi_monai.report.blocks.forest import Forest, ForestCell, ForestColumn, ForestRow
 from medi_monai.report.plots import FLOOR_COLOR, correlation_curves, plain_axes
 from medi_monai.report.words import difference_text, figure_text, p_statement, short
@@ -47,9 +47,9 @@ def accuracy_forest(probe: ProbeResults, titles: Mapping[str, str], chance: floa
         ForestRow(
             titles[arm],
             looks[arm][0],
-            (_accuracy_cell(probe.arms[arm].balanced_accuracy, arm in first), _difference_cell(compared.get(arm))),
-            "" if arm in first else families[arm],
-            arm_words(arm) if arm in first and arm in probe.generated else "",
+            (_accuracy_cell(probe.arms[arm].balanced_accuracy), _difference_cell(compared.get(arm))),
+            "main comparison" if arm in first else families[arm],
+            arm_words(arm) if arm in probe.generated or families[arm] == REFERENCE else "",
             families[arm] == REFERENCE,
         )
         for arm in (*first, *others)
@@ -57,13 +57,13 @@ def accuracy_forest(probe: ProbeResults, titles: Mapping[str, str], chance: floa
     accuracies, differences = zip(*(row.cells for row in rows))
     columns = [ForestColumn.of("balanced accuracy, 95% interval", accuracies, chance)]
     if any(cell.figure for cell in differences):
-        columns.append(ForestColumn.of(f"{arm_title(probe.focus)} minus this, 95% interval", differences, 0.0))
-    return Forest(columns, rows, "training data")
+        columns.append(ForestColumn.of(f"advantage of {arm_title(probe.focus)}, 95% interval", differences, 0.0))
+    return Forest(columns, rows, "method", FAMILIES)
 
 
-def _accuracy_cell(accuracy: RepeatedFigure, strong: bool) -> ForestCell:
+def _accuracy_cell(accuracy: RepeatedFigure) -> ForestCell:
     trainings = [value for value in accuracy.trainings if value is not None]
-    return ForestCell(accuracy, figure_text(accuracy, 2), strong, trainings if len(trainings) > 1 else ())
+    return ForestCell(accuracy, figure_text(accuracy, 2), False, trainings if len(trainings) > 1 else ())
 
 
 def _difference_cell(row: Comparison | None) -> ForestCell:
@@ -97,7 +97,7 @@ def fidelity_overview(metrics: ArmsMetrics, titles: Mapping[str, str]) -> Figure
     axes.set_yticks(range(len(metrics.arms)), [short(titles[arm], 18) for arm in metrics.arms], parse_math=False)
     axes.set_ylim(len(metrics.arms) - 0.5, -0.5)
     axes.set_xlim(left=0)
-    axes.set_xlabel("Fréchet distance to real images")
+    axes.set_xlabel("Fréchet distance (smaller: more similar)")
     plain_axes(axes, "x")
     keys = [
         (Line2D([], [], ls="", marker="o", color="#444", ms=7), "in training"),

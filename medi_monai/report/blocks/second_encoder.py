@@ -8,11 +8,11 @@ from typing import Any
 
 from medi_monai.report.blocks.arms import arm_title
 from medi_monai.report.page import Page
-from medi_monai.report.words import DASH, figure_text, number, p_statement, percent_text, share_table, span
+from medi_monai.report.words import DASH, figure_text, number, p_statement, percent_text, share_table, signed, span
 from medi_monai.results.experiment import EncoderComparison, EncoderDifference, ExperimentResults, SecondEncoderResults
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
-from medi_monai.utils.text import plural
+from medi_monai.utils.text import listed, plural
 
 __all__ = ["add_second_encoder", "distance_sentence", "second_sentence"]
 
@@ -29,14 +29,22 @@ AGREEMENTS = {
 
 
 def second_sentence(second: SecondEncoderResults | None) -> str:
-    """Return one sentence for the answer of a page: whether the encoders agree; empty without a second encoder."""
+    """Return one sentence for the answer of a page: the differences by the second encoder; empty without one."""
     if second is None:
         return ""
-    same = sum(row.agreement == "same" for row in second.comparisons)
-    return (
-        f"With a second encoder, {second.name}, {same} of {plural(len(second.comparisons), 'difference')} keep their "
-        "direction and significance."
+    rows = [
+        row
+        for row in second.comparisons
+        if row.figure == "balanced_accuracy" and row.second.difference.value is not None
+    ]
+    differences = listed(
+        f"{arm_title(row.arms[0])} − {arm_title(row.arms[1])} {signed(row.second.difference.value, 2)} "
+        f"({p_statement(row.second.p_value)})"
+        for row in rows
     )
+    same = sum(row.agreement == "same" for row in rows)
+    agree = "all" if same == len(rows) else f"{same} of {len(rows)}"
+    return f"With a second encoder, {second.name}: {differences}; {agree} agree in direction and significance."
 
 
 def distance_sentence(second: SecondEncoderResults | None) -> str:

@@ -129,8 +129,8 @@ class MetadataExperiment:
         results = ExperimentResults(
             question=(
                 f"Does a classifier of {class_text(columns[0])} become more accurate on {probe.test.what} if generated "
-                f"images are added to its training data, and does it help if the generator knows "
-                f"{' and '.join(columns[1:])}?"
+                f"images are added to its training data? Does it help if the generator knows not only the class, but "
+                f"also {' and '.join(columns[1:])}?"
             ),
             cohort=summarize_cohort(
                 cohort, columns, "cohort", DemoCohort.selected_by(run.settings["dataset_dir"]) is not None

@@ -66,7 +66,7 @@ def test_a_gain_over_both_is_help():
     assert "+0.250" in found[0].text and "p = 0.001" in found[0].text
     texts = " ".join(one.text for one in found)
     assert "MeDi is better than the best baseline without generated images, Group-reweighted" in texts
-    assert "MeDi 2.00, Class-only (CLS) 8.00" in texts and "MeDi 0.40 (a · x, 100 images)" in texts
+    assert "MeDi 2.00, Class-only 8.00" in texts and "MeDi 0.40 (a · x, 100 images)" in texts
     assert not [one for one in found if one.level in ("warning", "error")]
 
 
@@ -115,8 +115,8 @@ def test_metadata_help_only_if_the_best_baseline_is_beaten():
     rows = [*PROBE["comparisons"][::2], compared("reweighted", 0.02, -0.1, 0.1, 0.5)]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
     assert found[0].level == "warning"
-    assert found[0].text.startswith("Mixed result: accuracy is higher than with Real and")
-    assert "but not shown to be higher than with Group-reweighted." in found[0].text
+    assert found[0].text.startswith("Mixed result: MeDi is more accurate than Real and")
+    assert "but not shown to be more accurate than Group-reweighted." in found[0].text
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,9 @@ def test_the_control_with_permuted_metadata_is_compared_where_there_is_one():
 @pytest.mark.parametrize(
     ("difference", "p", "words"),
     [
-        (0.2, 0.001, "Consistent with metadata helping, in one training: images generated with metadata improve"),
-        (-0.2, 0.001, "Consistent with harm, in one training: generated images reduce accuracy"),
-        (0.2, 0.5, "Not decided, in one training: the effect"),
+        (0.2, 0.001, "Consistent with metadata helping (one training): images generated with metadata improve"),
+        (-0.2, 0.001, "Consistent with harm (one training): generated images reduce accuracy"),
+        (0.2, 0.5, "Not decided (one training): the effect"),
     ],
 )
 def test_one_training_is_never_more_than_consistent_with_an_effect(difference, p, words):
@@ -162,7 +162,7 @@ def test_one_training_is_never_more_than_consistent_with_an_effect(difference, p
     ("p_real", "p_cls", "level", "words"),
     [
         (0.67, 0.3, "note", "no difference is significant"),
-        (0.67, 0.01, "note", "only the difference from Class-only (CLS) is significant"),
+        (0.67, 0.01, "note", "only the difference from Class-only is significant"),
         (0.01, 0.01, "ok", "the differences are significant"),
     ],
 )
@@ -211,8 +211,7 @@ def test_a_loss_is_harm_and_a_gain_over_one_is_mixed():
     rows = [compared("real", 0.0, -0.1, 0.1, 0.9), compared("cls", 0.2, 0.1, 0.3, 0.001)]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
     assert (
-        found[0].level == "warning"
-        and "than with Class-only (CLS), but not shown to be higher than with Real." in found[0].text
+        found[0].level == "warning" and "than Class-only, but not shown to be more accurate than Real." in found[0].text
     )
 
 
@@ -229,11 +228,11 @@ def test_copies_differing_settings_and_few_patients_are_told():
     found = {one.text: one.level for one in verdict(fidelity, probe)}
     for words, level in (
         ("MeDi reproduces training images: 20.0%", "error"),
-        ("num_steps (Class-only (CLS): 20, MeDi: 50)", "warning"),
-        ("its own guidance: label_guidance (Class-only (CLS): 1.0, MeDi: 2.25)", "note"),
+        ("num_steps (Class-only: 20, MeDi: 50)", "warning"),
+        ("its own guidance: label_guidance (Class-only: 1.0, MeDi: 2.25)", "note"),
         ("only 4 patients", "warning"),
         ("did not converge: Real", "warning"),
-        ("edge of its range for Class-only (CLS)", "warning"),
+        ("edge of its range for Class-only", "warning"),
     ):
         assert [one for text, one in found.items() if words in text] == [level], words
 
@@ -242,7 +241,7 @@ def test_copies_differing_settings_and_few_patients_are_told():
 def test_an_edge_is_recognized_although_means_are_rounded(c):
     probe = spoiled(PROBE, "settings", "c_values", value=[c, 10 * c])
     probe["arms"]["cls"]["training"]["c"] = sum([c] * 12) / 12
-    assert any("edge of its range for Class-only (CLS)" in finding.text for finding in verdict(FIDELITY, probe))
+    assert any("edge of its range for Class-only" in finding.text for finding in verdict(FIDELITY, probe))
 
 
 def test_undefined_figures_are_said_to_be_so():
@@ -262,7 +261,7 @@ def test_a_sweep_of_real_images_alone_says_why_the_others_are_not_there():
     (text,) = [one.text for one in verdict(FIDELITY, probe) if one.text.startswith("Mean change")]
     assert text == (
         "Mean change in balanced accuracy as center and class become correlated in training: Real −21.4%, "
-        "Group-reweighted −21.4%. Not measured for Class-only (CLS) and MeDi: their generators were trained on images "
+        "Group-reweighted −21.4%. Not measured for Class-only and MeDi: their generators were trained on images "
         "that the correlated training sets withhold, or have no record of training."
     )
     (text,) = [one.text for one in verdict(FIDELITY, PROBE) if one.text.startswith("Mean change")]

@@ -99,14 +99,14 @@ def test_agreement_is_said_with_the_figures_of_the_second_encoder():
     assert told.level == "ok" and told.name == "second_encoder"
     assert told.text.startswith("With the second encoder, lite: consistent with metadata helping")
     assert "MeDi − Real: +0.080 balanced accuracy (p = 0.01)" in told.text
-    assert "Fréchet distance of MeDi: 0.50 times that of Class-only (CLS) (p = 0.001)" in told.text
+    assert "Fréchet distance of MeDi: 0.50 times that of Class-only (p = 0.001)" in told.text
     assert told.text.endswith("Both encoders agree on the direction and significance of each difference.")
 
 
 def test_disagreement_is_a_warning_that_names_the_differences():
     told = finding(probe(), probe(real=(0.01, 0.6), cls=(-0.1, 0.001)), fidelity(1.1, 0.4))
     assert told.level == "warning"
-    assert "MeDi − Class-only (CLS): significant in opposite directions" in told.text
+    assert "MeDi − Class-only: significant in opposite directions" in told.text
     assert "MeDi − Real: in the same direction, but significant with only one encoder" in told.text
     assert "Fréchet distance: in opposite directions, significant with only one encoder" in told.text
     assert "CORAL: s" not in told.text

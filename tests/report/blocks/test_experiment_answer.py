@@ -43,13 +43,13 @@ def test_the_sentences_are_question_result_and_certainty():
     question, result, certainty = answer_sentences(results())
     assert len(SENTENCES) == 3 and question == "Does it help?"
     assert result == (
-        "Balanced accuracy (chance 0.50): 0.50 with real images alone, 0.70 with Class-only (CLS) images added, "
-        "0.80 with MeDi images added. The best method without generated images, Stain-normalized, reaches 0.60. "
+        "Balanced accuracy (chance 0.50): 0.50 with real images alone, 0.70 with Class-only images added, "
+        "0.80 with MeDi images added. Best methods without generated images: 0.60 with Stain-normalized. "
         "Not decided: too uncertain."
     )
     assert certainty.startswith(
-        "Each model was trained once; another training may give different results. Tested on 3,517 images of 32 "
-        "patients in 10 combinations. Chance is unlikely to explain the differences of MeDi from Real and "
+        "Each model was trained once: how much results differ between trainings is not known, and not in the "
+        "intervals. Tested on 3,517 images of 32 patients in 10 combinations. The differences of MeDi from Real and "
     )
 
 
@@ -57,7 +57,7 @@ def test_it_is_said_plainly_that_a_method_without_generated_images_does_as_well(
     arms = copy.deepcopy(probe_content()["arms"])
     arms["stain_normalized"]["balanced_accuracy"]["value"] = 0.81
     result = answer_sentences(results(arms=arms))[1]
-    assert "without generated images, Stain-normalized, reaches 0.81, no less than MeDi." in result
+    assert "0.81 with Stain-normalized. Stain-normalized is at least as accurate as MeDi." in result
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,15 @@ def test_it_is_said_plainly_that_a_method_without_generated_images_does_as_well(
     [
         (
             {"real": 0.07, "cls": 0.6},
-            "Chance could explain the differences of MeDi from Real and Class-only (CLS) after correction for 2 ",
+            "The differences of MeDi from Real and Class-only can be due to chance after correction for 2 comparisons.",
         ),
         (
             {"real": 0.01, "cls": 0.04},
-            "Chance is unlikely to explain the differences of MeDi from Real and Class-only (CLS) after correction",
+            "The differences of MeDi from Real and Class-only can hardly be due to chance after correction",
         ),
         (
             {"real": 0.01, "cls": 0.6},
-            "the difference of MeDi from Real; chance could explain the difference of MeDi from Class-only (CLS) after",
+            "difference of MeDi from Real can hardly be due to chance, but that from Class-only can be due to chance",
         ),
         ({"real": None}, "For the difference from Real, there is no p value."),
     ],
