@@ -1,6 +1,9 @@
-"""Cohorts: tables of patches with metadata; preparing, splitting, loading and planning."""
+"""Cohorts: tables of patches with metadata; preparing, splitting, loading and planning.
 
-from medi_monai.cohort.audit import audit_cohort, has_leakage
+``medi_monai.cohort.audit`` is imported separately: the processes that cut patches import this package, and the
+statistics of an audit would double the time that takes.
+"""
+
 from medi_monai.cohort.dataset import BalancedBatchSampler, PatchDataset, StreamedPatchDataset, patch_dataset
 from medi_monai.cohort.duplicates import hash_images, near_duplicates
 from medi_monai.cohort.extraction import Cutting
@@ -22,10 +25,8 @@ __all__ = [
     "SplitScheme",
     "StreamedPatchDataset",
     "assign_splits",
-    "audit_cohort",
     "default_cohort_dir",
     "expand_plan",
-    "has_leakage",
     "hash_images",
     "load_or_prepare",
     "make_plan",

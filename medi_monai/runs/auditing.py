@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medi_monai.cohort import Cohort, audit_cohort, has_leakage, load_or_prepare, table_cohort
-from medi_monai.cohort.audit import PROPERTIES, compression_columns
+from medi_monai.cohort import Cohort, load_or_prepare, table_cohort
+from medi_monai.cohort.audit import PROPERTIES, audit_cohort, compression_columns, has_leakage
 from medi_monai.cohort.prepare import AnyPreparation, AuditColumns, read_quality
 from medi_monai.report import write_audit_page
 from medi_monai.schema import missing_cells

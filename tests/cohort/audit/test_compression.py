@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import medi_monai.cohort.audit.compression as compression
-from medi_monai.cohort import Cohort, Cutting, ImageTable, Preparation, SplitScheme, audit_cohort, prepare
-from medi_monai.cohort.audit import compression_columns
+from medi_monai.cohort import Cohort, Cutting, ImageTable, Preparation, SplitScheme, prepare
+from medi_monai.cohort.audit import audit_cohort, compression_columns
 from medi_monai.cohort.demo.cohort import write_pyramid
 from medi_monai.cohort.folder import SETTINGS_FILE
 from medi_monai.wsi import PatchGrid

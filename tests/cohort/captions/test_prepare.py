@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from skimage.measure import block_reduce
 
-from medi_monai.cohort import Cohort, PatchDataset, audit_cohort, default_cohort_dir, load_or_prepare, prepare
+from medi_monai.cohort import Cohort, PatchDataset, default_cohort_dir, load_or_prepare, prepare
+from medi_monai.cohort.audit import audit_cohort
 from medi_monai.cohort.captions import (
     CaptionPreparation,
     CaptionTable,
