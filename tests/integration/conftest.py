@@ -4,23 +4,35 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import monai.bundle
 import pytest
+from PIL import Image
 
+from medi_monai.cohort import Cohort
 from medi_monai.cohort.demo import demo_dataset
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.workers import folder_lock
+from tests.faults.world import Runner
 
 ROOT = Path(__file__).parents[2]
 #: a training of seconds
 SMOKE = ROOT / "configs" / "presets" / "smoke.yaml"
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """A process that has imported MONAI and runs command lines in forks of itself: importing takes ten seconds."""
+    runner = Runner(tmp_path_factory.mktemp("cache"))
+    yield runner
+    runner.close()
+
+
 class Bundle:
-    def __init__(self, root, cache):
-        self.root = root
+    def __init__(self, root, cache, forks):
+        self.root, self.forks = root, forks
         self.environment = {**os.environ, "MEDI_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
 
     def command(self, run_id, *configs, **options):
@@ -31,12 +43,20 @@ class Bundle:
             command += [f"--{name}", str(value)]
         return command
 
-    def run(self, run_id, *configs, **options):
-        """Standard output and error of a run, and its exit status."""
-        done = subprocess.run(
-            self.command(run_id, *configs, **options), env=self.environment, capture_output=True, text=True
-        )
-        return done.stdout + done.stderr, done.returncode
+    def run(self, run_id, *configs, own_process=False, **options):
+        """Standard output and error of a command line, and its exit status.
+
+        At least one command of each run id is a process of its own, as a user starts it; the others are forks.
+        """
+        command = self.command(run_id, *configs, **options)
+        if own_process:
+            done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+            return done.stdout + done.stderr, done.returncode
+        arguments = command[command.index("monai.bundle") + 1 :]
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log.txt"
+            done = self.forks.run(arguments, Path.cwd(), log, 600.0, environment=self.environment)
+        return done["output"], done["code"]
 
     def must_run(self, run_id, *configs, **options):
         output, code = self.run(run_id, *configs, **options)
@@ -78,24 +98,41 @@ def demo_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory, demo_cache):
+def bundle(tmp_path_factory, demo_cache, forks):
     folder = tmp_path_factory.mktemp("bundle")
     source = ROOT / "bundles" / "pathology_medi_diffusion"
     shutil.copytree(source, folder / "b", ignore=shutil.ignore_patterns("models", "output"))
-    return Bundle(folder / "b", demo_cache)
+    return Bundle(folder / "b", demo_cache, forks)
 
 
 @pytest.fixture(scope="session")
 def prepared(bundle):
     """The bundle after ``preparing`` with nothing but its root and its config."""
-    bundle.must_run("preparing", "prepare.json")
+    bundle.must_run("preparing", "prepare.json", own_process=True)
     (table,) = (bundle.root / "output" / "preparing").glob("*/cohort.csv")
     return table
 
 
 @pytest.fixture(scope="session")
+def cohorts(prepared, tmp_path_factory):
+    """Side in pixels -> four patches of each combination of the prepared cohort, whole and at half the resolution."""
+    cohort = Cohort.read(prepared)
+    combinations = cohort.table.groupby(["project_id", "center", "split"], sort=False)
+    table = combinations.head(4).query("split in ['train', 'val', 'holdout']")
+    folders = {}
+    for side, mpp in ((32, "1"), (16, "2")):
+        folders[side] = tmp_path_factory.mktemp(f"cohort {side}")
+        for name in table["image"]:
+            (folders[side] / name).parent.mkdir(parents=True, exist_ok=True)
+            patch = Image.open(cohort.root / name).convert("RGB")
+            patch.resize((side, side), Image.Resampling.BOX).save(folders[side] / name)
+        Cohort(table.assign(mpp=mpp), folders[side]).write()
+    return folders
+
+
+@pytest.fixture(scope="session")
 def trained(bundle, prepared):
     """The bundle after a short training of both arms."""
-    bundle.must_run("training", "train.json", SMOKE)
+    bundle.must_run("training", "train.json", SMOKE, own_process=True)
     bundle.must_run("run", "train.json", "class_only.json", SMOKE)
     return bundle.root / "models"

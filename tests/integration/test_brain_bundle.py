@@ -39,7 +39,7 @@ def brains(tmp_path_factory, bundle):
     root = folder / "b"
     source = ROOT / "bundles" / "brain_mri_fair_text_diffusion"
     shutil.copytree(source, root, ignore=shutil.ignore_patterns("models", "output"))
-    runner = type(bundle)(root, folder / "cache")
+    runner = type(bundle)(root, folder / "cache", bundle.forks)
     runner.data = make_brain_cohort(folder / "data", num_patients=40, slices_per_patient=2, image_size=32)
     runner.out = folder
     return runner
@@ -166,7 +166,8 @@ def test_a_model_is_trained_on_with_real_images_of_the_target(aligned, brains):
         error = brains.error_in_process("training", "train.json", **{**options, "resample_to": spec})
         assert "other settings (resample_to: {'female': 0.5, 'male': 0.5} in the checkpoint" in error and told in error
     # shares count, not the words that they are given in
-    printed = brains.must_run("training", "train.json", **{**options, "resample_to": {"male": 0.5, "female": 0.5}})
+    other_order = {**options, "resample_to": {"male": 0.5, "female": 0.5}}
+    printed = brains.must_run("training", "train.json", **other_order, own_process=True)
     assert "at step 2; training is complete" in printed
     assert "did you mean 'female'" in brains.error_in_process(
         "training", "train.json", **{**options, "resample_to": {"femal": 0.5, "male": 0.5}}

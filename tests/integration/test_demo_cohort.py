@@ -13,12 +13,15 @@ from sklearn.preprocessing import StandardScaler
 from medi_monai.wsi import optical_density
 
 QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95]
+#: of each slide
+PATCHES = 16
 
 
 @pytest.fixture(scope="module")
 def features(prepared):
     """Optical densities and their gradients at four scales: stain and morphology both show in them."""
     table = pd.read_csv(prepared, dtype=str, keep_default_na=False)
+    table = table.groupby("slide", sort=False).head(PATCHES).reset_index(drop=True)
     density = optical_density(np.stack([np.asarray(Image.open(prepared.parent / name)) for name in table["image"]]))
     columns = []
     for scale in (0, 1, 2, 4):
@@ -51,7 +54,7 @@ def test_the_center_is_written_all_over_a_patch(features):
     assert accuracy(features, "center")["val"] > 0.95
 
 
-def test_the_cohort_is_heavily_skewed(features):
-    table, _ = features
+def test_the_cohort_is_heavily_skewed(prepared):
+    table = pd.read_csv(prepared, dtype=str, keep_default_na=False)
     counts = table[table["split"] == "train"].groupby(["project_id", "center"]).size()
     assert counts.max() > 8 * counts.median()

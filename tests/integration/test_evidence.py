@@ -28,7 +28,7 @@ STAGES = ["preparing", *OF_TRAINING, *(f"{stage} 2" for stage in OF_TRAINING), "
 def experiment(bundle, tmp_path_factory):
     """An experiment on noise, and what it printed."""
     output = tmp_path_factory.mktemp("experiment")
-    printed = bundle.must_run("experiment", "experiment.json", output_dir=output, **SMALL)
+    printed = bundle.must_run("experiment", "experiment.json", own_process=True, output_dir=output, **SMALL)
     return output, printed
 
 

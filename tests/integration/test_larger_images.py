@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medi_monai.cohort import Cohort
 from medi_monai.utils.files import file_digest
 
 SMOKE = Path(__file__).parents[2] / "configs" / "presets" / "smoke.yaml"
@@ -16,23 +15,6 @@ AUTOENCODER = {"autoencoder_channels": [8, 16], "max_steps": 4, "batch_size": 4,
 AUTOENCODER |= {"num_validation": 4}
 SIDE, SMALL = 32, 16
 PLAN = [("DEMO-GLAND", "Birch", 3), ("DEMO-SMALL", "Fir", 2)]
-
-
-@pytest.fixture(scope="module")
-def cohorts(prepared, tmp_path_factory):
-    """Four patches of each combination, whole and at half the resolution."""
-    cohort = Cohort.read(prepared)
-    combinations = cohort.table.groupby(["project_id", "center", "split"], sort=False)
-    table = combinations.head(4).query("split in ['train', 'val', 'holdout']")
-    folders = {}
-    for side, mpp in ((SIDE, "1"), (SMALL, "2")):
-        folders[side] = tmp_path_factory.mktemp(f"cohort {side}")
-        for name in table["image"]:
-            (folders[side] / name).parent.mkdir(parents=True, exist_ok=True)
-            patch = Image.open(cohort.root / name).convert("RGB")
-            patch.resize((side, side), Image.Resampling.BOX).save(folders[side] / name)
-        Cohort(table.assign(mpp=mpp), folders[side]).write()
-    return folders
 
 
 @pytest.fixture(scope="module")

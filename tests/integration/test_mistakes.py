@@ -1,7 +1,5 @@
 """What users write arrives, and their mistakes are one line: through the command line of the bundles."""
 
-import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -19,48 +17,16 @@ ROOT = Path(__file__).parents[2]
 PATHOLOGY, BRAIN = ROOT / "bundles" / "pathology_medi_diffusion", ROOT / "bundles" / "brain_mri_fair_text_diffusion"
 TRAIN, PREPARE = PATHOLOGY / "configs" / "train.json", PATHOLOGY / "configs" / "prepare.json"
 
-#: the command line in a fork of a process that has imported MONAI, so that a case takes no seconds
-DRIVER = textwrap.dedent(
-    """
-    import json, os, runpy, sys
-    sys.orig_argv = [sys.executable, "-m", "monai.bundle"]
-    import monai.bundle, medi_monai.runs.workflow
-    for number, (arguments, environment, folder, out) in enumerate(json.load(open(sys.argv[1]))):
-        child = os.fork()
-        if not child:
-            os.environ.update(environment)
-            os.chdir(folder)
-            sys.argv = [os.path.join(os.path.dirname(monai.bundle.__file__), "__main__.py"), *arguments]
-            file = os.open(out, os.O_CREAT | os.O_WRONLY)
-            os.dup2(file, 1), os.dup2(file, 2)
-            code = 0
-            try:
-                runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-            except SystemExit as end:
-                code = end.code or 0
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-                code = 1
-            sys.stdout.flush(), sys.stderr.flush()
-            os._exit(code)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-    """
-)
 
-
-def run_all(folder, cases, environment=None):
+def run_all(forks, folder, cases, environment=None):
     """Exit status and output of each command line."""
-    outs = [folder / f"out{number}.txt" for number in range(len(cases))]
-    spelled = [
-        ([str(word) for word in case], environment or {}, str(folder), str(out)) for case, out in zip(cases, outs)
-    ]
-    (folder / "cases.json").write_text(json.dumps(spelled))
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(folder / "cases.json")],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "MEDI_CACHE": str(folder / "cache")},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return [(int(code), out.read_text()) for code, out in zip(done.stdout.split(), outs)]
+    environment = {"MEDI_CACHE": str(folder / "cache"), **(environment or {})}
+    results = []
+    for number, case in enumerate(cases):
+        log = folder / f"out{number}.txt"
+        ended = forks.run([str(word) for word in case], folder, log, 120.0, environment=environment)
+        results.append((ended["code"], ended["output"]))
+    return results
 
 
 def run(run_id, config, *more, bundle=PATHOLOGY):
@@ -99,13 +65,13 @@ def tiles(tmp_path_factory):
     return root
 
 
-def test_text_arrives_as_it_was_written(tiles, tmp_path):
+def test_text_arrives_as_it_was_written(forks, tiles, tmp_path):
     """``#N/A`` of an overlay, ``Case #``, ``run #2`` of the command line, and a variable at the start of a path."""
     command = run(
         "preparing", f"['{PREPARE}', '{tiles / 'overlay.yaml'}']",
         "--dataset_dir", "$SCRATCH", "--output_dir", "run #2", "--num_workers", "1",
     )  # fmt: skip
-    [(code, output)] = run_all(tmp_path, [command], {"SCRATCH": str(tiles)})
+    [(code, output)] = run_all(forks, tmp_path, [command], {"SCRATCH": str(tiles)})
     assert code == 0, output
     table = pd.read_csv(tmp_path / "run #2" / "cohort.csv", keep_default_na=False)
     assert set(table["center"]) == {"Aspen", "@site", ""} or set(table["center"]) == {"Aspen", "@site", "unknown"}
@@ -113,7 +79,7 @@ def test_text_arrives_as_it_was_written(tiles, tmp_path):
     assert "::" not in output and not (tmp_path / "run ::2").exists()
 
 
-def test_templates_of_captions_arrive_as_they_were_written(tmp_path):
+def test_templates_of_captions_arrive_as_they_were_written(forks, tmp_path):
     rng = np.random.default_rng(0)
     for number in range(12):
         Image.fromarray(rng.integers(0, 255, (32, 32), dtype=np.uint8)).save(tmp_path / f"{number}.png")
@@ -126,7 +92,7 @@ def test_templates_of_captions_arrive_as_they_were_written(tmp_path):
     )
     config = f"['{BRAIN / 'configs' / 'prepare.json'}', '{overlay}']"
     command = run("preparing", config, "--dataset_dir", tmp_path, "--output_dir", "cohort", bundle=BRAIN)
-    [(code, output)] = run_all(tmp_path, [command])
+    [(code, output)] = run_all(forks, tmp_path, [command])
     assert code == 0, output
     captions = pd.read_csv(tmp_path / "cohort" / "cohort.csv")["caption"]
     assert "FLAIR slice #0 of a female @ 3T" in set(captions)
@@ -180,13 +146,13 @@ OVERLAYS = {
 }
 
 
-def test_mistakes_are_one_line(tmp_path):
+def test_mistakes_are_one_line(forks, tmp_path):
     cases, says = [command for command, _ in MISTAKES], [message for _, message in MISTAKES]
     for name, (content, message) in OVERLAYS.items():
         (tmp_path / name).write_bytes(content)
         cases.append(run("training", f"['{TRAIN}', '{tmp_path / name}']"))
         says.append(message)
-    for command, message, (code, output) in zip(cases, says, run_all(tmp_path, cases)):
+    for command, message, (code, output) in zip(cases, says, run_all(forks, tmp_path, cases)):
         lines = [line for line in output.splitlines() if line.strip()]
         assert code == 1 and len(lines) == 1, (command, output)
         assert lines[0].startswith("medi_monai: error: ") and message in lines[0], (command, output)
@@ -205,15 +171,12 @@ def test_from_python_the_reason_comes_first():
     assert error.value.__cause__ is None
 
 
-def test_a_note_arrives_on_a_terminal_of_ascii(tiles, tmp_path):
+def test_a_note_arrives_on_a_terminal_of_ascii(forks, tiles, tmp_path):
     overlay = tmp_path / "rename.yaml"
     overlay.write_text('mapping: {center: {column: center, rename: {"Köln 患": Cologne}}}\n', encoding="utf-8")
     files = f"['{PREPARE}', '{tiles / 'overlay.yaml'}', '{overlay}']"
     command = run("preparing", files, "--dataset_dir", tiles, "--output_dir", "out", "--num_workers", "1")
-    done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", *map(str, command)], capture_output=True, cwd=tmp_path,
-        env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
-    assert r"'center' has no value 'K\xf6ln \u60a3', named in `rename`" in done.stdout.decode("ascii")
+    [(code, output)] = run_all(forks, tmp_path, [command], {"PYTHONIOENCODING": "ascii"})
+    assert code == 0 and output.isascii(), output
+    assert r"'center' has no value 'K\xf6ln \u60a3', named in `rename`" in output
     assert (tmp_path / "out" / "cohort.csv").is_file()

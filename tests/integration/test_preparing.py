@@ -294,5 +294,5 @@ def test_leakage_in_a_table_made_by_hand_fails_the_audit_where_asked(bundle, sli
     bundle.run_in_process("auditing", *files, **options)
     audit = json.loads((tmp_path / "audit" / "audit.json").read_text())
     assert audit["leakage"]["patients"]["examples"][0]["patient"] == "p"
-    error = bundle.error("auditing", *files, **options, fail_on_leakage="true")
+    error = bundle.error("auditing", *files, **options, fail_on_leakage="true", own_process=True)
     assert "the split leaks, and fail_on_leakage is set" in error and "audit.html" in error
