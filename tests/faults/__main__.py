@@ -24,21 +24,24 @@ from tests.faults.world import Runner, World
 
 
 def try_all(
-    cases: Sequence[Case], root: Path, processes: int = 1, minutes: float = float("inf"), record: Path | None = None
+    cases: Sequence[Case],
+    root: Path,
+    runners: Sequence[Runner],
+    minutes: float = float("inf"),
+    record: Path | None = None,
 ) -> list[Outcome]:
     """Carry out cases, several at once; prints each one with faults.
 
     Args:
         cases: in any order.
         root: keeps the inputs of the runs, so that another call finds them, and the folders of cases with faults.
-        processes: cases at once.
+        runners: as many cases are carried out at once.
         minutes: after which no other case begins.
         record: a file to which a line of JSON is added for each case.
     """
     jobs: Queue[tuple[int, Case]] = Queue()
     for numbered in enumerate(cases):
         jobs.put(numbered)
-    runners = [Runner(root / "cache") for _ in range(min(processes, len(cases)))]
     worlds = [World(root, runner) for runner in runners]
     outcomes: list[Outcome] = []
     end = time.monotonic() + 60 * minutes
@@ -62,8 +65,6 @@ def try_all(
         thread.start()
     for thread in threads:
         thread.join()
-    for runner in runners:
-        runner.close()
     return outcomes
 
 
@@ -140,7 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = given.folder or Path(tempfile.mkdtemp(prefix="faults-"))
     root.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    outcomes = try_all(cases, root.resolve(), given.processes, given.minutes, given.record)
+    runners = [Runner(root.resolve() / "cache") for _ in range(min(given.processes, len(cases)))]
+    outcomes = try_all(cases, root.resolve(), runners, given.minutes, given.record)
+    for runner in runners:
+        runner.close()
     print("\n" + table_of(outcomes))
     faults = Counter(fault.split(":")[0] for outcome in outcomes for fault in outcome.faults)
     minutes = (time.monotonic() - start) / 60

@@ -33,12 +33,12 @@ SEED = 3
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
+def outcomes(tmp_path_factory, forks):
     cases = []
     for run, kinds in SHORT.items():
         for kind, count in kinds.items():
             cases += generate(kind, run, count, SEED)
-    return try_all(cases, tmp_path_factory.mktemp("faults"))
+    return try_all(cases, tmp_path_factory.mktemp("faults"), [forks])
 
 
 def test_every_fault_ends_in_one_line_or_the_right_result(outcomes):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.faults.judge import snapshot
 from tests.faults.recipes import RECIPES
-from tests.faults.world import LOCK, STEPS, Runner, World, command_of, make_data
+from tests.faults.world import LOCK, STEPS, World, command_of, make_data
 
 #: tables that people open, and no run reads
 PEOPLE = ("rejected.csv", "metrics.csv", "probe.csv", "shortcuts.csv", "confusion.csv")
@@ -44,20 +44,18 @@ def rename(path, **columns):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, forks):
     """A folder in which all runs of both bundles have ended."""
     root = tmp_path_factory.mktemp("text") / "above" / "upper"
-    runner = Runner(root / "cache")
-    world = World(root, runner)
+    world = World(root, forks)
     with LOCK:
         make_data(root)
     rename(root / "pathology" / "data" / "tiles.csv", project_id=CLASSES, center=CENTERS, sex=SEXES)
     rename(root / "brain" / "data" / "slices.csv", lesion=LESIONS)
     for name in RUNS:
         case = world.folder_of(RECIPES[name], root / "cases" / name)
-        ended = runner.run(command_of(RECIPES[name]), case, root / "log.txt", 240.0)
+        ended = forks.run(command_of(RECIPES[name]), case, root / "log.txt", 240.0)
         assert ended["code"] == 0, (name, ended["output"][-3000:])
-    runner.close()
     return root
 
 

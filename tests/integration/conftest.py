@@ -15,19 +15,10 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.demo import demo_dataset
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.workers import folder_lock
-from tests.faults.world import Runner
 
 ROOT = Path(__file__).parents[2]
 #: a training of seconds
 SMOKE = ROOT / "configs" / "presets" / "smoke.yaml"
-
-
-@pytest.fixture(scope="session")
-def forks(tmp_path_factory):
-    """A process that has imported MONAI and runs command lines in forks of itself: importing takes ten seconds."""
-    runner = Runner(tmp_path_factory.mktemp("cache"))
-    yield runner
-    runner.close()
 
 
 class Bundle:

@@ -10,10 +10,10 @@ from medi_monai.results import read_schema
 from medi_monai.utils.files import read_json
 
 SMALL = {
-    "max_parallel_stages": 2,
-    "max_patches_per_slide": 12, "max_steps": 4, "warmup_steps": 2, "batch_size": 8, "channels": "[16, 32]",
+    "max_parallel_stages": 2, "num_workers": 1,
+    "max_patches_per_slide": 6, "max_steps": 4, "warmup_steps": 2, "batch_size": 8, "channels": "[16, 32]",
     "attention_levels": "[False, True]", "num_res_blocks": 1, "val_interval": 2, "checkpoint_every": 2,
-    "sample_every": 4, "num_validation": 16, "images_per_combination": 16, "num_steps": 3, "num_halves": 2,
+    "sample_every": 8, "num_validation": 8, "images_per_combination": 8, "num_steps": 2, "num_halves": 2,
     "num_replicates": 8, "num_repeats": 2, "sweep_repeats": 1, "sweep_ratios": "[0.5]", "sweep_real_per_class": "[25]",
     "sweep_num_centers": "[4]", "sweep_correlations": "[0, 1]", "c_values": "[0.1]", "num_augmented": 1,
     "min_images": 8, "baselines": "['reweighted', 'stain_normalized', 'stain_transfer', 'coral']", "amp": False,

@@ -69,16 +69,21 @@ def start_bundle(
         log: file to which the output of the run is appended; None to print to the output of this process.
         idle: whether the run gets a processor only while no other process needs it.
     """
-    forks = "forkserver" in multiprocessing.get_all_start_methods() and _has_room_for_socket()
-    context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
-    if forks:
-        context.set_forkserver_preload(PRELOADED)
+    context = _context()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
     process: BaseProcess = context.Process(target=_run, args=(list(arguments), threads, log and os.fspath(log), idle))
     process.start()
     return process
+
+
+def _context() -> Any:
+    forks = "forkserver" in multiprocessing.get_all_start_methods() and _has_room_for_socket()
+    context = multiprocessing.get_context("forkserver" if forks else "spawn")
+    if forks:
+        context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def _has_room_for_socket() -> bool:
