@@ -93,6 +93,12 @@ def run(data, tmp_path, judge=None, target=None, **more):
     return evaluate_alignment_run(images, real, source, classifiers, embedder, tmp_path / "out", **given)
 
 
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """Before and after, with nothing else."""
+    return run(data, tmp_path_factory.mktemp("alone"))
+
+
 def test_the_run_finds_what_is_known(data, tmp_path, capsys):
     alignment = {
         "target": {"attributes": ["shade"], "target": {"dark": 0.5, "bright": 0.5}},
@@ -254,13 +260,12 @@ def test_a_collapsed_subgroup_is_less_diverse(data, tmp_path):
     assert made["bright"]["after"]["ms_ssim"] | {"ratio": None} == {"value": None, "ci95": None, "n": 0, "ratio": None}
 
 
-def test_the_order_of_rows_does_not_matter(data, tmp_path):
+def test_the_order_of_rows_does_not_matter(data, alone, tmp_path):
     cohort, arms, _ = data
-    first = run(data, tmp_path)
     shuffled = Cohort(cohort.table.sample(frac=1, random_state=0).reset_index(drop=True), cohort.root)
     again = run((shuffled, arms, None), tmp_path)
     for name in ("proportions", "distance_to_target", "fidelity", "diversity"):
-        one, two = (json.dumps(plain(getattr(metrics, name))) for metrics in (first, again))
+        one, two = (json.dumps(plain(getattr(metrics, name))) for metrics in (alone, again))
         numbers = [json.loads(text, parse_float=lambda x: round(float(x), 6)) for text in (one, two)]
         assert numbers[0] == numbers[1]
 
@@ -283,9 +288,9 @@ def test_clip_sees_the_images_and_their_prompts(data):
     assert made.codes["judge"]["shade"].tolist() == [1] * 12 + [0] * 48
 
 
-def test_a_small_further_arm_takes_no_images_from_the_answer(data, tmp_path):
+def test_a_small_further_arm_takes_no_images_from_the_answer(data, alone, tmp_path):
     cohort, arms, root = data
-    alone = run(data, tmp_path).fidelity["all"]
+    alone = alone.fidelity["all"]
     small = sampled(tmp_path / "small", ["bright"] * 10 + ["dark"] * 2, 7)
     tiny = sampled(tmp_path / "tiny", ["bright"] * 4, 8)
     beside = run(data, tmp_path, arms={**arms, "small": small, "tiny": tiny}).fidelity["all"]
@@ -296,11 +301,10 @@ def test_a_small_further_arm_takes_no_images_from_the_answer(data, tmp_path):
     assert beside.arms["tiny"].frechet_distance == Figure(None, None, 4)
 
 
-def test_seeds_of_a_tuning_are_evaluated_together(data, tmp_path):
+def test_seeds_of_a_tuning_are_evaluated_together(data, alone, tmp_path):
     _, arms, _ = data
     second = sampled(tmp_path / "second", ["bright"] * 24 + ["dark"] * 36, 1)
     metrics = run(data, tmp_path, arms={"before": arms["before"], "after": [arms["after"], second]})
-    alone = run(data, tmp_path)
     share, of_one = (made.proportions["after"]["shade"]["bright"] for made in (metrics, alone))
     assert share.value == pytest.approx((30 + 24) / 120) and share.n == 120
     low, high = share.ci95
@@ -309,7 +313,7 @@ def test_seeds_of_a_tuning_are_evaluated_together(data, tmp_path):
     assert set(metrics.proportions) == set(metrics.verdict) | {"before"} == {"before", "after"}
     assert any("run with 2 seeds" in warning.text for warning in metrics.warnings)
     assert any("The tuning was run with one seed" in warning.text for warning in alone.warnings)
-    assert read_results(tmp_path / "out" / "metrics.json", AlignmentMetrics) == alone
+    assert read_results(tmp_path / "out" / "metrics.json", AlignmentMetrics) == metrics
     with pytest.raises(InputError, match="give a list of different folders"):
         run(data, tmp_path, arms={"before": arms["before"], "after": [arms["after"]] * 2})
 

@@ -72,14 +72,11 @@ def data(tmp_path_factory):
     return cohort, arms
 
 
-@pytest.fixture
-def run(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "write_probe_page", lambda results, path: path.write_text("page"))
-    # fewer clusterings, for speed
-    monkeypatch.setattr(figures, "balanced_clustering", partial(balanced_clustering, max_pairs=2, num_repeats=2))
+@pytest.fixture(scope="module")
+def run_in(data):
     encoder = build_encoder("embedded")
 
-    def go(folder="out", cohort=data[0], arms=data[1], baselines=("reweighted", "oversampled"), **kwargs):
+    def go(root, folder="out", cohort=data[0], arms=data[1], baselines=("reweighted", "oversampled"), **kwargs):
         options = {"demographics": ["sex"], "settings": SETTINGS, "num_workers": 1, **kwargs}
         attributes = options.pop("attributes", ["center"])
         return probe_run(
@@ -90,17 +87,33 @@ def run(data, tmp_path, monkeypatch):
             options.pop("demographics"),
             baselines,
             Embedder(encoder, SIZE),
-            tmp_path / folder,
+            root / folder,
             **options,
         )
 
-    return go
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "write_probe_page", lambda results, path: path.write_text("page"))
+        # fewer clusterings, for speed
+        patch.setattr(figures, "balanced_clustering", partial(balanced_clustering, max_pairs=2, num_repeats=2))
+        yield go
 
 
-def test_the_results_are_written_and_hold_what_they_should(run, tmp_path):
-    results = run()
-    assert read_results(tmp_path / "out" / "probe.json", ProbeResults) == results
-    jsonschema.validate(read_json(tmp_path / "out" / "probe.json"), read_schema("probe"))
+@pytest.fixture
+def run(run_in, tmp_path):
+    return partial(run_in, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(run_in, tmp_path_factory):
+    """The results of a run with nothing but the defaults, and its folder."""
+    root = tmp_path_factory.mktemp("whole")
+    return run_in(root), root / "out"
+
+
+def test_the_results_are_written_and_hold_what_they_should(whole):
+    results, out = whole
+    assert read_results(out / "probe.json", ProbeResults) == results
+    jsonschema.validate(read_json(out / "probe.json"), read_schema("probe"))
     assert list(results.arms) == ["real", "reweighted", "oversampled", "cls", "medi"]
     assert results.focus == "medi" and results.test.n == 120 and results.test.patients == 12
     assert results.test.left_out == 0 and results.training.n == 350
@@ -114,7 +127,7 @@ def test_the_results_are_written_and_hold_what_they_should(run, tmp_path):
     added = {arm: of_arm.training.num_added for arm, of_arm in results.arms.items()}
     assert added["cls"] == added["medi"] == 54 and added["real"] == added["oversampled"] == 0
     assert results.arms["real"].demographics["sex"].groups == {"f": 40, "m": 40}
-    table = pd.read_csv(tmp_path / "out" / "probe.csv")
+    table = pd.read_csv(out / "probe.csv")
     real = table.query("arm == 'real' and figure == 'balanced_accuracy' and part == 'all'")
     assert real["value"].item() == pytest.approx(results.arms["real"].balanced_accuracy.value)
 
@@ -153,8 +166,7 @@ def test_variants_have_the_generated_images_of_the_main_arm(run, data, capsys):
         run(arms={**data[1], "medi_filtered": data[1]["cls"]}, settings=ProbeSettings(**few))
 
 
-def test_an_interrupted_run_goes_on_to_the_same_and_processes_change_nothing(run, tmp_path, monkeypatch):
-    whole = run("whole")
+def test_an_interrupted_run_goes_on_to_the_same_and_processes_change_nothing(run, whole, tmp_path, monkeypatch):
     done, original = [], jobs._run_job
 
     def interrupted(job, context):
@@ -172,7 +184,7 @@ def test_an_interrupted_run_goes_on_to_the_same_and_processes_change_nothing(run
     monkeypatch.setattr(jobs, "_run_job", original)
     again = run("parts", num_workers=2)
     assert {name: (draws / name).stat().st_mtime_ns for name in before} == before
-    assert json.dumps(plain(again)) == json.dumps(plain(whole))
+    assert json.dumps(plain(again)) == json.dumps(plain(whole[0]))
 
 
 def test_a_generator_that_saw_nothing_of_what_the_sweep_withholds_stays_in_it(run, data, tmp_path):
@@ -194,8 +206,8 @@ def test_a_generator_that_saw_nothing_of_what_the_sweep_withholds_stays_in_it(ru
     assert list(neither.arms) == ["real"] and neither.left_out == ("medi",)
 
 
-def test_sweeps_can_be_chosen_and_the_draws_are_the_same(run):
-    whole, some = run(), run("some", sweeps=["correlation"])
+def test_sweeps_can_be_chosen_and_the_draws_are_the_same(run, whole):
+    whole, some = whole[0], run("some", sweeps=["correlation"])
     assert some.arms == whole.arms and some.shortcut == whole.shortcut and some.digests == whole.digests
     assert whole.sweeps["ratio"] and some.sweeps == {"ratio": (), "real_per_class": (), "num_centers": ()}
     assert not run("none", sweeps=[]).shortcut.correlation.arms
