@@ -16,6 +16,7 @@ from medi_monai.report.blocks.experiment_answer import SENTENCES, answer_sentenc
 from medi_monai.report.blocks.gallery import Gallery
 from medi_monai.report.blocks.overview import (
     SMALL,
+    accuracy_caption,
     accuracy_forest,
     cohort_bars,
     fidelity_overview,
@@ -31,7 +32,6 @@ from medi_monai.report.sections import StageTime, add_findings, add_provenance, 
 from medi_monai.report.words import (
     arm_title,
     arm_words,
-    class_text,
     figure_text,
     known,
     number,
@@ -40,8 +40,8 @@ from medi_monai.report.words import (
 )
 from medi_monai.results import Finding, typed
 from medi_monai.results.experiment import CohortSummary, ExperimentResults
-from medi_monai.results.probing import ALPHA, ProbeResults
-from medi_monai.utils.text import listed, plural
+from medi_monai.results.probing import ProbeResults
+from medi_monai.utils.text import listed
 
 __all__ = ["write_experiment_page"]
 
@@ -110,9 +110,7 @@ def write_experiment_page(
 def _add_answer(page: Page, content: _Content) -> None:
     results = content.results
     probe = results.probe
-    page.forest(
-        accuracy_forest(probe, content.titles, chance_marks(probe)["balanced_accuracy"]), _forest_caption(content)
-    )
+    page.forest(accuracy_forest(probe), accuracy_caption(probe))
     page.answer(answer_sentences(results), results.verdict[0].level, SENTENCES)
 
 
@@ -122,23 +120,6 @@ def _add_words(page: Page, content: _Content) -> None:
         rows = {content.titles[arm]: {"trained on": _training_images(arm, probe)} for arm in probe.arms}
         page.table(share_table(rows, "training data"))
     page.glossary()
-
-
-def _forest_caption(content: _Content) -> str:
-    probe = content.results.probe
-    caption = (
-        f"Classifiers of {class_text(probe.label)}, tested on {probe.test.what}. Dotted lines: chance; no difference."
-    )
-    if len(content.results.trainings) > 1:
-        caption += " Small dots: single trainings."
-    compared = [row for row in probe.comparisons if row.figure == "balanced_accuracy"]
-    if compared:
-        caption += (
-            " Both methods of a row are tested on the same images, so a difference can be clear although the intervals "
-            f"of the accuracies overlap. p values are corrected for {plural(len(compared), 'comparison')} (bold: below "
-            f"{ALPHA}); intervals are not."
-        )
-    return caption
 
 
 def _training_images(arm: str, probe: ProbeResults) -> str:

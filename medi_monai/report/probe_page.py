@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from medi_monai.report.blocks.overview import accuracy_caption, accuracy_forest
 from medi_monai.report.page import Page
 from medi_monai.report.plots import forest_plot, sweep_curves
 from medi_monai.report.sections import add_correlation, add_findings, add_provenance, add_shortcut
@@ -75,7 +76,13 @@ def write_probe_page(results: ProbeResults, path: str | os.PathLike) -> Path:
         f"Linear probes on frozen features predict {results.label}. Test: {plural(test.n, 'image')} of "
         f"{plural(test.patients, 'patient')} ({test.what}).",
     )
-    page.answer(_answer(results), "error" if any(finding.level == "error" for finding in results.warnings) else "note")
+    # an error comes before the figures that it makes unreliable
+    void = any(finding.level == "error" for finding in results.warnings)
+    if not void:
+        page.forest(accuracy_forest(results), accuracy_caption(results))
+    page.answer(_answer(results), "error" if void else "note")
+    if void:
+        page.forest(accuracy_forest(results), accuracy_caption(results))
     page.glossary()
     add_findings(page, _cautions(results, titles), "Cautions")
     _add_arms(page, results, titles)

@@ -126,7 +126,10 @@ def test_an_association_that_is_undefined_is_a_dash(tmp_path):
 
 
 def test_every_training_has_a_row_and_a_link(tmp_path):
-    text = text_of(tmp_path, experiment(trainings=[training(3), training(4)]))
+    content = experiment(trainings=[training(3), training(4)])
+    for arm in ("cls", "medi"):
+        content["probe"]["arms"][arm]["balanced_accuracy"] |= {"trainings": [0.6, 0.7]}
+    text = text_of(tmp_path, content)
     assert "seed 3" in text and "0.704" in text and "5.25" in text
     assert 'href="training_4/report.html"' in text and 'href="training_3/report.html"' not in text
     assert "Small dots: single trainings." in text

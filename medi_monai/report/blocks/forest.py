@@ -78,6 +78,8 @@ class ForestColumn:
         """Return the axis that shows all values of the cells, and the mark."""
         values = [value for cell in cells for value in cell.values()] + ([] if mark is None else [mark])
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
+        if low == high:
+            low, high = low - 0.1, high + 0.1
         locator = MaxNLocator(MOST_TICKS, steps=[1, 2, 5, 10])
         return cls(heading, mark, tuple(float(round(tick, 9)) for tick in locator.tick_values(low, high)))
 

@@ -10,12 +10,21 @@ from matplotlib.lines import Line2D
 from medi_monai.report.blocks.arms import ARMS, FAMILIES, REFERENCE, arm_looks, arm_title, arm_words
 from medi_monai.report.blocks.forest import Forest, ForestCell, ForestColumn, ForestRow
 from medi_monai.report.plots import FLOOR_COLOR, correlation_curves, plain_axes
-from medi_monai.report.words import difference_text, figure_text, p_statement, short
+from medi_monai.report.words import class_text, difference_text, figure_text, p_statement, short
 from medi_monai.results.experiment import SplitCounts
 from medi_monai.results.metrics import ArmsMetrics
-from medi_monai.results.probing import Comparison, ProbeResults, RepeatedFigure
+from medi_monai.results.probing import ALPHA, Comparison, ProbeResults, RepeatedFigure
+from medi_monai.utils.text import plural
 
-__all__ = ["SMALL", "accuracy_forest", "cohort_bars", "fidelity_overview", "main_arms", "shortcut_overview"]
+__all__ = [
+    "SMALL",
+    "accuracy_caption",
+    "accuracy_forest",
+    "cohort_bars",
+    "fidelity_overview",
+    "main_arms",
+    "shortcut_overview",
+]
 
 #: size in inches of the small plots, which share a row
 SMALL = (3.9, 2.5)
@@ -26,16 +35,13 @@ def main_arms(probe: ProbeResults) -> list[str]:
     return [arm for arm in probe.arms if arm == "real" or arm in probe.generated]
 
 
-def accuracy_forest(probe: ProbeResults, titles: Mapping[str, str], chance: float | None) -> Forest:
+def accuracy_forest(probe: ProbeResults) -> Forest:
     """Return the balanced accuracy of every arm, and how much the focus differs from it, as a forest plot.
 
-    The arms of the question come first, the others by family, and those for reference last.
-
-    Args:
-        probe: results of the probing.
-        titles: title of each arm.
-        chance: accuracy of guessing, drawn as a dotted line; None if unknown.
+    The arms of the question come first, the others by family, and those for reference last. The dotted line of the
+    accuracies is chance.
     """
+    chance = 1 / len(probe.training.classes) if probe.training.classes else None
     first = main_arms(probe)
     families = {arm: ARMS[arm].family if arm in ARMS else "" for arm in probe.arms}
     order = list(dict.fromkeys(families[arm] for arm in sorted(probe.arms, key=[*ARMS, *probe.arms].index)))
@@ -43,22 +49,40 @@ def accuracy_forest(probe: ProbeResults, titles: Mapping[str, str], chance: floa
     others.sort(key=lambda arm: families[arm] == REFERENCE)
     compared = {row.arms[1]: row for row in probe.comparisons if row.figure == "balanced_accuracy"}
     looks = arm_looks(list(probe.arms))
+    cells = {arm: [_accuracy_cell(probe.arms[arm].balanced_accuracy)] for arm in probe.arms}
+    columns = [ForestColumn.of("balanced accuracy, 95% interval", [of_arm[0] for of_arm in cells.values()], chance)]
+    if compared:
+        for arm, of_arm in cells.items():
+            of_arm.append(_difference_cell(compared.get(arm)))
+        heading = f"advantage of {arm_title(probe.focus)}, 95% interval"
+        columns.append(ForestColumn.of(heading, [of_arm[1] for of_arm in cells.values()], 0.0))
     rows = [
         ForestRow(
-            titles[arm],
+            arm_title(arm, probe.generated),
             looks[arm][0],
-            (_accuracy_cell(probe.arms[arm].balanced_accuracy), _difference_cell(compared.get(arm))),
+            cells[arm],
             "main comparison" if arm in first else families[arm],
             arm_words(arm) if arm in probe.generated or families[arm] == REFERENCE else "",
             families[arm] == REFERENCE,
         )
         for arm in (*first, *others)
     ]
-    accuracies, differences = zip(*(row.cells for row in rows))
-    columns = [ForestColumn.of("balanced accuracy, 95% interval", accuracies, chance)]
-    if any(cell.figure for cell in differences):
-        columns.append(ForestColumn.of(f"advantage of {arm_title(probe.focus)}, 95% interval", differences, 0.0))
     return Forest(columns, rows, "method", FAMILIES)
+
+
+def accuracy_caption(probe: ProbeResults) -> str:
+    """Return the caption of :func:`accuracy_forest`."""
+    caption = f"Classifiers of {class_text(probe.label)}, tested on {probe.test.what}. Dotted line on the left: chance."
+    if probe.num_trainings > 1:
+        caption += " Small dots: single trainings."
+    compared = [row for row in probe.comparisons if row.figure == "balanced_accuracy"]
+    if compared:
+        caption += (
+            " Both methods of a row are tested on the same images, so a difference can be clear although the intervals "
+            f"of the accuracies overlap. p values are corrected for {plural(len(compared), 'comparison')} (bold: below "
+            f"{ALPHA}); intervals are not."
+        )
+    return caption
 
 
 def _accuracy_cell(accuracy: RepeatedFigure) -> ForestCell:

@@ -13,7 +13,12 @@ def row(title, value, ci95=None, **changes):
 
 @pytest.mark.parametrize(
     ("values", "mark"),
-    [([(0.5, (0.41, 0.59)), (0.7, None)], 0.25), ([(-0.03, (-0.2, 0.14))], 0.0), ([(None, None)], None)],
+    [
+        ([(0.5, (0.41, 0.59)), (0.7, None)], 0.25),
+        ([(0.3, None)], None),
+        ([(-0.03, (-0.2, 0.14))], 0.0),
+        ([(None, None)], None),
+    ],
 )
 def test_the_axis_holds_all_values_and_its_places_are_linear(values, mark):
     cells = [ForestCell(Figure(*value)) for value in values]
