@@ -1,6 +1,8 @@
 """Imports point down only, and the packages that hold heavy or optional libraries are the ones that should."""
 
 import ast
+import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -239,3 +241,25 @@ def test_importing_the_package_loads_no_optional_package(tmp_path):
     loaded = done.stdout.split()
     assert "medi_monai" in loaded
     assert set(loaded) & set(EXTRAS) == set()
+
+
+def code_outside():
+    """Code that imports the package but that no test runs as a whole: benchmarks, and the cells of notebooks."""
+    for path in sorted((ROOT.parent / "tests" / "benchmarks").glob("*.py")):
+        yield path.name, path.read_text(encoding="utf-8")
+    for path in sorted((ROOT.parent / "tutorials").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        lines = (line for cell in code for line in cell.splitlines() if not line.startswith(("%", "!")))
+        yield path.name, "\n".join(lines)
+
+
+@pytest.mark.parametrize(("name", "source"), [pytest.param(*given, id=given[0]) for given in code_outside()])
+def test_benchmarks_and_notebooks_import_what_exists(name, source):
+    imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in imports if (node.module or "").partition(".")[0] == "medi_monai"]
+    for node in ours:
+        module = importlib.import_module(node.module)
+        for alias in node.names:
+            found = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
+            assert found, f"{name} imports {alias.name} from {node.module}, which has no such name"

@@ -24,7 +24,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.evaluation.fidelity import FidelitySettings, distance_of_all, summarize
 from medi_monai.evaluation.label_fidelity import label_fidelity
 from medi_monai.evaluation.metadata import combination_sets, compare_combinations
-from medi_monai.evaluation.probing import FeatureStore, ImageSet, ProbeProtocol, Setting
+from medi_monai.evaluation.probing import DrawCondition, FeatureStore, ImageSet, ProbeProtocol
 from medi_monai.metrics import Moments, balanced_accuracy
 
 CLASSES, CENTERS, BLOCK = 32, 185, 16_384
@@ -130,7 +130,7 @@ def probe(folder: Path, tables: dict[str, pd.DataFrame]) -> None:
         protocol = ProbeProtocol({"real": sets["real"]}, {"medi": sets["medi"]}, [], COLUMNS[0], COLUMNS[1:], (0.001,))
     for arm in ("real", "medi"):
         with stage(f"a probe of {len(protocol.train):,} images, arm {arm}, {CLASSES} classes"):
-            (outcome,) = protocol.run([arm], 0, Setting(ratio=0.1))
+            (outcome,) = protocol.run([arm], 0, DrawCondition(ratio=0.1))
             confusion = np.zeros((len(protocol.classes),) * 2)
             np.add.at(confusion, (protocol.labels[protocol.test], outcome.probabilities.argmax(1).numpy()), 1)
             print(f"  balanced accuracy {balanced_accuracy(confusion):.3f}, converged: {outcome.converged}")
