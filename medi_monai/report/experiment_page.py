@@ -110,8 +110,13 @@ def write_experiment_page(
 def _add_answer(page: Page, content: _Content) -> None:
     results = content.results
     probe = results.probe
+    level = results.verdict[0].level
+    # an error comes before the figures that it makes unreliable
+    if level == "error":
+        page.answer(answer_sentences(results), level, SENTENCES)
     page.forest(accuracy_forest(probe), accuracy_caption(probe))
-    page.answer(answer_sentences(results), results.verdict[0].level, SENTENCES)
+    if level != "error":
+        page.answer(answer_sentences(results), level, SENTENCES)
 
 
 def _add_words(page: Page, content: _Content) -> None:

@@ -149,3 +149,11 @@ def test_the_figure_at_the_top_has_accuracy_and_difference_of_every_arm(tmp_path
     assert list(rows) == ["Real", "Real + Class-only", "Real + MeDi", "Stain-normalized"]
     assert "recoloring" in rows["Stain-normalized"] and "generated from class and metadata" in rows["Real + MeDi"]
     assert "advantage of MeDi" in figure and "<b>+0.1" in rows["Real"] and "<b>+" not in rows["Real + MeDi"]
+
+
+def test_an_error_comes_before_the_figures_that_it_makes_unreliable(tmp_path):
+    for level, first in (("error", "The generator is not trained"), ("warning", '<table class="forest">')):
+        verdict = [{"level": level, "text": "The generator is not trained: 2%."}]
+        text = text_of(tmp_path, experiment(verdict=verdict)).partition("<main>")[2]
+        places = [text.index(part) for part in ("The generator is not trained", '<table class="forest">')]
+        assert min(places) == text.index(first)
