@@ -50,8 +50,8 @@ ACCURACIES = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": 
 #: what patients of a split are for
 USES = {"train": "training", "val": "validation", "holdout": "testing", "test": "testing"}
 DEMO = (
-    "Demonstration: all images, also those called real, were drawn by a program, and patients and centers are made up. "
-    "The results say nothing about real patients."
+    "Demonstration: all images, including those called real, were drawn by a program; patients and centers are made "
+    "up. The results say nothing about real patients."
 )
 #: maximum numbers of classes and of values in the plot of the cohort; the audit page, to which it links, has more
 MOST_CELLS = 30

@@ -140,7 +140,9 @@ def test_a_demo_cohort_is_said_to_be_one(tmp_path):
     content = experiment()
     assert "Demonstration" not in text_of(tmp_path, content)
     content["cohort"] |= {"demo": True}
-    assert '<p class="lead">Demonstration: all images, also those called real, were drawn' in text_of(tmp_path, content)
+    assert '<p class="lead">Demonstration: all images, including those called real, were drawn' in text_of(
+        tmp_path, content
+    )
 
 
 def test_the_figure_at_the_top_has_accuracy_and_difference_of_every_arm(tmp_path):

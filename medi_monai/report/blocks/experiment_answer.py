@@ -62,7 +62,7 @@ def _certainty(results: ExperimentResults) -> str:
     compared = {arm: rows[arm] for arm in (*main_arms(probe), probe.best_baseline) if arm in rows}
     findings = sum(finding.level in ATTENTION for finding in results.verdict[1:])
     sentences = [
-        "Each model was trained once: how much results differ between trainings is not known, and not in the intervals."
+        "Each model was trained only once, so the intervals do not include differences between trainings."
         if trainings == 1
         else f"Each model was trained {trainings} times (small dots).",
         f"Tested on {plural(test.n, 'image')} of {plural(test.patients, 'patient')}{unit}.",
@@ -74,23 +74,22 @@ def _certainty(results: ExperimentResults) -> str:
 
 
 def _reading(focus: str, rows: Mapping[str, Comparison], num_comparisons: int) -> str:
-    """Say which differences chance could explain: those that are not significant, as the verdict has it."""
-    corrected = f" after correction for {num_comparisons} comparisons" if num_comparisons > 1 else ""
+    """Say which differences may be due to chance: those that are not significant, as the verdict has it."""
+    corrected = f" (p values corrected for {num_comparisons} comparisons)" if num_comparisons > 1 else ""
     clear, unclear, unknown = (
         [arm_title(arm) for arm, row in rows.items() if row.significant is given] for given in (True, False, None)
     )
-    said = []
+    said, owner = [], f"{focus}'s"
     if clear:
-        said.append(f"the {_differences(clear)} of {focus} from {' and '.join(clear)} can hardly be due to chance")
+        be = "is" if len(clear) == 1 else "are"
+        said.append(f"{owner} {_differences_from(clear)} {be} unlikely to be due to chance")
     if unclear:
-        what = "that" if len(unclear) == 1 else "those"
-        what = what if clear else f"the {_differences(unclear)} of {focus}"
-        said.append(f"{what} from {' and '.join(unclear)} can be due to chance")
+        said.append(f"{'its' if clear else owner} {_differences_from(unclear)} could be due to chance")
     text = f"{', but '.join(said)}{corrected}." if said else ""
     if unknown:
-        text += f" For the difference from {' and '.join(unknown)}, there is no p value."
-    return (text[:1].upper() + text[1:]).strip()
+        text += f" For the {_differences_from(unknown)}, there is no p value."
+    return text.strip()
 
 
-def _differences(others: Sequence[str]) -> str:
-    return "difference" if len(others) == 1 else "differences"
+def _differences_from(others: Sequence[str]) -> str:
+    return f"{'difference' if len(others) == 1 else 'differences'} from {' and '.join(others)}"

@@ -78,9 +78,9 @@ def accuracy_caption(probe: ProbeResults) -> str:
     compared = [row for row in probe.comparisons if row.figure == "balanced_accuracy"]
     if compared:
         caption += (
-            " Both methods of a row are tested on the same images, so a difference can be clear although the intervals "
-            f"of the accuracies overlap. p values are corrected for {plural(len(compared), 'comparison')} (bold: below "
-            f"{ALPHA}); intervals are not."
+            " Both methods in a row are tested on the same images, so a difference can be significant even if "
+            f"the accuracy intervals overlap. p values are corrected for {plural(len(compared), 'comparison')} "
+            f"(bold: below {ALPHA}); intervals are not."
         )
     return caption
 

@@ -44,7 +44,10 @@ def second_sentence(second: SecondEncoderResults | None) -> str:
     )
     same = sum(row.agreement == "same" for row in rows)
     agree = "all" if same == len(rows) else f"{same} of {len(rows)}"
-    return f"With a second encoder, {second.name}: {differences}; {agree} agree in direction and significance."
+    return (
+        f"With a second encoder, {second.name}: {differences}; {agree} agree with the first one in direction and "
+        "significance."
+    )
 
 
 def distance_sentence(second: SecondEncoderResults | None) -> str:

@@ -48,8 +48,8 @@ def test_the_sentences_are_question_result_and_certainty():
         "Not decided: too uncertain."
     )
     assert certainty.startswith(
-        "Each model was trained once: how much results differ between trainings is not known, and not in the "
-        "intervals. Tested on 3,517 images of 32 patients in 10 combinations. The differences of MeDi from Real and "
+        "Each model was trained only once, so the intervals do not include differences between trainings. Tested on "
+        "3,517 images of 32 patients in 10 combinations. MeDi's differences from Real and "
     )
 
 
@@ -65,15 +65,15 @@ def test_it_is_said_plainly_that_a_method_without_generated_images_does_as_well(
     [
         (
             {"real": 0.07, "cls": 0.6},
-            "The differences of MeDi from Real and Class-only can be due to chance after correction for 2 comparisons.",
+            "MeDi's differences from Real and Class-only could be due to chance (p values corrected for 2 ",
         ),
         (
             {"real": 0.01, "cls": 0.04},
-            "The differences of MeDi from Real and Class-only can hardly be due to chance after correction",
+            "MeDi's differences from Real and Class-only are unlikely to be due to chance (p",
         ),
         (
             {"real": 0.01, "cls": 0.6},
-            "difference of MeDi from Real can hardly be due to chance, but that from Class-only can be due to chance",
+            "MeDi's difference from Real is unlikely to be due to chance, but its difference from Class-only could ",
         ),
         ({"real": None}, "For the difference from Real, there is no p value."),
     ],

@@ -69,7 +69,7 @@ def test_sentences_for_the_answer_and_for_fidelity():
     given = second()
     assert second_sentence(given) == (
         "With a second encoder, lite: MeDi − Real +0.10 (p = 0.0063), MeDi − Class-only +0.12 (p = 0.0063), "
-        "MeDi − Stain-normalized +0.11 (p = 0.0063); all agree in direction and significance."
+        "MeDi − Stain-normalized +0.11 (p = 0.0063); all agree with the first one in direction and significance."
     )
     assert distance_sentence(given).startswith("Mean Fréchet distance with the second encoder, lite: Class-only 12.")
     assert "MeDi 77.7" in distance_sentence(given) and "real images of other patients 2.50" in distance_sentence(given)
