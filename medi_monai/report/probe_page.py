@@ -177,8 +177,7 @@ def main_figures(results: ProbeResults) -> dict[str, dict[str, Figure]]:
 
 def chance_marks(results: ProbeResults) -> dict[str, float | None]:
     """Return the position of the dotted line in the plot of a figure: chance."""
-    classes = results.training.classes
-    return {"balanced_accuracy": 1 / len(classes) if classes else None}
+    return {"balanced_accuracy": results.training.chance}
 
 
 def _add_differences(page: Page, results: ProbeResults) -> None:

@@ -227,6 +227,11 @@ class TrainingSet(Result):
     validation: int
     classes: tuple[str, ...]
 
+    @property
+    def chance(self) -> float | None:
+        """Balanced accuracy of guessing: 1 / number of classes; None without classes."""
+        return 1 / len(self.classes) if self.classes else None
+
 
 @dataclass(frozen=True)
 class ProbeResults(Result):

@@ -11,8 +11,8 @@ from medi_monai.cohort.demo.cohort import (
 from medi_monai.cohort.demo.profiles import CENTERS, TUMORS
 
 __all__ = [
-    "CENTERS",
     "BRAIN_DEMO_NAMES",
+    "CENTERS",
     "DEMO_NAMES",
     "TUMORS",
     "DemoCohort",

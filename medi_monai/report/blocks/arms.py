@@ -12,6 +12,7 @@ __all__ = [
     "REFERENCE",
     "ArmTitle",
     "KnownArm",
+    "arm_family",
     "arm_look",
     "arm_looks",
     "arm_title",
@@ -126,6 +127,11 @@ def arm_title(name: str, added: Iterable[str] = ()) -> str:
 def arm_words(name: str) -> str:
     """Return what a known arm consists of, in a few words; otherwise the empty string."""
     return ARMS[name].words if name in ARMS else ""
+
+
+def arm_family(name: str) -> str:
+    """Return the family of a known arm without generated images; otherwise the empty string."""
+    return ARMS[name].family if name in ARMS else ""
 
 
 def arm_look(name: str) -> tuple[str, str] | None:

@@ -29,7 +29,7 @@ def answer_sentences(results: ExperimentResults) -> list[str]:
 
 def _result(results: ExperimentResults) -> str:
     probe, verdict = results.probe, results.verdict[0]
-    chance = f" (chance {number(1 / len(probe.training.classes), 2)})" if probe.training.classes else ""
+    chance = f" (chance {number(probe.training.chance, 2)})" if probe.training.chance else ""
     accuracies = []
     for arm in main_arms(probe):
         trained = "real images alone" if arm == "real" else f"{arm_title(arm)} images added"

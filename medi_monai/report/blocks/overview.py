@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from medi_monai.report.blocks.arms import ARMS, FAMILIES, REFERENCE, arm_looks, arm_title, arm_words
+from medi_monai.report.blocks.arms import FAMILIES, REFERENCE, arm_family, arm_looks, arm_title, arm_words
 from medi_monai.report.blocks.forest import Forest, ForestCell, ForestColumn, ForestRow
 from medi_monai.report.plots import FLOOR_COLOR, correlation_curves, plain_axes
 from medi_monai.report.words import class_text, difference_text, figure_text, p_statement, short
@@ -41,16 +41,17 @@ def accuracy_forest(probe: ProbeResults) -> Forest:
     The arms of the question come first, the others by family, and those for reference last. The dotted line of the
     accuracies is chance.
     """
-    chance = 1 / len(probe.training.classes) if probe.training.classes else None
     first = main_arms(probe)
-    families = {arm: ARMS[arm].family if arm in ARMS else "" for arm in probe.arms}
-    order = list(dict.fromkeys(families[arm] for arm in sorted(probe.arms, key=[*ARMS, *probe.arms].index)))
-    others = [arm for family in order for arm in probe.arms if families[arm] == family and arm not in first]
-    others.sort(key=lambda arm: families[arm] == REFERENCE)
+    ranks = ["", *FAMILIES, REFERENCE]
+    others = sorted((arm for arm in probe.arms if arm not in first), key=lambda arm: ranks.index(arm_family(arm)))
     compared = {row.arms[1]: row for row in probe.comparisons if row.figure == "balanced_accuracy"}
     looks = arm_looks(list(probe.arms))
     cells = {arm: [_accuracy_cell(probe.arms[arm].balanced_accuracy)] for arm in probe.arms}
-    columns = [ForestColumn.of("balanced accuracy, 95% interval", [of_arm[0] for of_arm in cells.values()], chance)]
+    columns = [
+        ForestColumn.of(
+            "balanced accuracy, 95% interval", [of_arm[0] for of_arm in cells.values()], probe.training.chance
+        )
+    ]
     if compared:
         for arm, of_arm in cells.items():
             of_arm.append(_difference_cell(compared.get(arm)))
@@ -61,9 +62,9 @@ def accuracy_forest(probe: ProbeResults) -> Forest:
             arm_title(arm, probe.generated),
             looks[arm][0],
             cells[arm],
-            "main comparison" if arm in first else families[arm],
-            arm_words(arm) if arm in probe.generated or families[arm] == REFERENCE else "",
-            families[arm] == REFERENCE,
+            "main comparison" if arm in first else arm_family(arm),
+            arm_words(arm) if arm in probe.generated or arm_family(arm) == REFERENCE else "",
+            arm_family(arm) == REFERENCE,
         )
         for arm in (*first, *others)
     ]

@@ -1,24 +1,8 @@
 import numpy as np
+from feature_grids import grid, readable
 
 from medi_monai.evaluation.probes import probe_accuracy
 from medi_monai.results.measures import ProbeAccuracy
-
-
-def grid(labels=3, centers=4, patients=6, images=10, seed=0):
-    rng = np.random.default_rng(seed)
-    rows = [
-        (label, center, (label * centers + center) * patients + patient)
-        for label in range(labels)
-        for center in range(centers)
-        for patient in range(patients)
-        for _ in range(images + rng.integers(0, 8))
-    ]
-    return tuple(np.array(rows).T)
-
-
-def readable(column, noise, seed=0):
-    rng = np.random.default_rng(seed)
-    return np.eye(int(column.max()) + 1)[column] * 3 + noise * rng.standard_normal((len(column), column.max() + 1))
 
 
 def test_what_is_in_the_features_is_read_on_other_patients_and_what_is_not_is_at_chance():

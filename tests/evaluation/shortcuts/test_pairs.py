@@ -2,29 +2,13 @@ import itertools
 
 import numpy as np
 import pytest
+from feature_grids import grid, readable
 from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, silhouette_score
 
 from medi_monai.evaluation.shortcuts import pairs as module
 from medi_monai.evaluation.shortcuts.pairs import balanced_clustering, balanced_pairs, balanced_robustness
 from medi_monai.metrics import robustness_by_k
 from medi_monai.results.diagnostics import ClusteringScore, RobustnessIndex
-
-
-def grid(labels=3, centers=4, slides=6, images=10, seed=0):
-    rng = np.random.default_rng(seed)
-    rows = [
-        (label, center, (label * centers + center) * slides + slide)
-        for label in range(labels)
-        for center in range(centers)
-        for slide in range(slides)
-        for _ in range(images + rng.integers(0, 8))
-    ]
-    return tuple(np.array(rows).T)
-
-
-def readable(column, noise, seed=0):
-    rng = np.random.default_rng(seed)
-    return np.eye(int(column.max()) + 1)[column] * 3 + noise * rng.standard_normal((len(column), column.max() + 1))
 
 
 def robustness_by_loops(features, labels, centers, slides, pairs):
@@ -88,7 +72,7 @@ def test_k_is_the_one_of_the_best_votes_not_of_the_purest_neighbors():
 
 
 def test_no_image_has_fewer_neighbors_than_k():
-    labels, centers, slides = grid(labels=2, centers=2, slides=1, images=6)
+    labels, centers, slides = grid(labels=2, centers=2, patients=1, images=6)
     index = balanced_robustness(readable(labels, 3.0), labels, centers, slides)
     size = index.n // 4
     assert index.k <= index.n - size  # a slide is a whole cell
@@ -121,7 +105,7 @@ def test_pairs_are_balanced_and_all_there_are():
 
 
 def test_the_clustering_score_is_the_mean_over_repeats_and_pairs(monkeypatch):
-    labels, centers, _ = grid(labels=2, centers=3, slides=2, images=8)
+    labels, centers, _ = grid(labels=2, centers=3, patients=2, images=8)
     features = np.hstack([readable(labels, 0.8), readable(centers, 0.8, seed=1)])
     seen, calls, original = drawn_pairs(monkeypatch, labels, centers), [], module._clusters
 

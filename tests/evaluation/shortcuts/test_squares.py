@@ -1,28 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from feature_grids import grid
 from scipy.stats.contingency import association
 
 from medi_monai.evaluation.shortcuts.pairs import balanced_robustness
 from medi_monai.evaluation.shortcuts.squares import correlated_rows, find_squares, outside_rows
 from medi_monai.utils.errors import InputError
-
-
-def grid(labels=3, centers=4, patients=6, images=10, seed=0):
-    rng = np.random.default_rng(seed)
-    rows = [
-        (label, center, (label * centers + center) * patients + patient)
-        for label in range(labels)
-        for center in range(centers)
-        for patient in range(patients)
-        for _ in range(images + rng.integers(0, 8))
-    ]
-    return tuple(np.array(rows).T)
-
-
-def readable(column, noise, seed=0):
-    rng = np.random.default_rng(seed)
-    return np.eye(int(column.max()) + 1)[column] * 3 + noise * rng.standard_normal((len(column), column.max() + 1))
 
 
 def test_squares_share_no_cell_and_their_parts_no_patient():
