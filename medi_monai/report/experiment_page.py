@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Plot
 
 from medi_monai.report.audit_page import count_heat_map, held_out_cells, patients_table
-from medi_monai.report.blocks.experiment_answer import SENTENCES, answer_sentences
+from medi_monai.report.blocks.experiment_answer import MOST_BASELINES, SENTENCES, answer_sentences
 from medi_monai.report.blocks.gallery import Gallery
 from medi_monai.report.blocks.overview import (
     SMALL,
@@ -27,7 +27,7 @@ from medi_monai.report.blocks.second_encoder import add_second_encoder, distance
 from medi_monai.report.evaluation_page import add_distances, fidelity_sentences
 from medi_monai.report.page import Card, Page
 from medi_monai.report.plots import forest_plot
-from medi_monai.report.probe_page import chance_marks, main_figures
+from medi_monai.report.probe_page import add_class_accuracies, chance_marks, main_figures
 from medi_monai.report.sections import StageTime, add_findings, add_provenance, add_run_time
 from medi_monai.report.words import (
     arm_title,
@@ -275,6 +275,9 @@ def _add_accuracy(page: Page, content: _Content) -> None:
         for arm, of_arm in probe.arms.items()
     }
     page.table(share_table(rows, "training data"))
+    page.text(f"The share of test images of each {probe.label} that are classified correctly:")
+    shown = (*main_arms(probe), *probe.baselines[:MOST_BASELINES])
+    add_class_accuracies(page, probe, {arm: titles[arm] for arm in shown})
 
 
 def _add_trainings(page: Page, content: _Content) -> None:

@@ -32,7 +32,7 @@ from medi_monai.results import Figure, Finding
 from medi_monai.results.probing import Comparison, GroupAccuracy, ProbeResults, SweepPoint
 from medi_monai.utils.text import listed, plural
 
-__all__ = ["chance_marks", "main_figures", "write_probe_page"]
+__all__ = ["add_class_accuracies", "chance_marks", "main_figures", "write_probe_page"]
 
 #: titles of figures by their name in ``probe.json``; for the last one, smaller is better
 FIGURES = {
@@ -280,23 +280,28 @@ def _add_shortage(page: Page, points: Sequence[SweepPoint], titles: Mapping[str,
 
 def _add_groups(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> None:
     center, label = results.center, results.label
-    _add_accuracy_by(
-        page,
-        center,
-        f"Balanced accuracy within each {center}; where there is a single class, the accuracy of that class. No "
-        "intervals are given, because groups may be small.",
-        {titles[arm]: of_arm.per_center for arm, of_arm in results.arms.items()},
-    )
-    by_class = {titles[arm]: of_arm.per_class for arm, of_arm in results.arms.items()}
-    _add_accuracy_by(page, label, f"Accuracy of each {label}.", by_class)
+    if any(of_arm.per_center for of_arm in results.arms.values()):
+        page.section(
+            f"Accuracy by {center}",
+            f"Balanced accuracy within each {center}; where there is a single class, the accuracy of that class. No "
+            "intervals are given, because groups may be small.",
+        )
+        _add_accuracies(page, center, {titles[arm]: of_arm.per_center for arm, of_arm in results.arms.items()})
+    if any(of_arm.per_class for of_arm in results.arms.values()):
+        page.section(f"Accuracy by {label}", f"The share of test images of each {label} that are classified correctly.")
+        add_class_accuracies(page, results, titles)
 
 
-def _add_accuracy_by(page: Page, column: str, text: str, by_arm: Mapping[str, Mapping[str, GroupAccuracy]]) -> None:
+def add_class_accuracies(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> None:
+    """Add a table of the share of test images of each class that arms classify correctly (recall); rows are classes."""
+    by_class = {title: results.arms[arm].per_class for arm, title in titles.items()}
+    _add_accuracies(page, results.label, by_class)
+
+
+def _add_accuracies(page: Page, column: str, by_arm: Mapping[str, Mapping[str, GroupAccuracy]]) -> None:
     groups: dict[str, GroupAccuracy] = {}
     for of_arm in by_arm.values():
         groups = {**of_arm, **groups}
-    if not groups:
-        return
     rows: dict[str, dict[str, Any]] = {}
     for name, group in sorted(groups.items(), key=lambda item: -item[1].n):
         classes = {} if group.num_classes is None else {"classes": group.num_classes}
@@ -304,7 +309,6 @@ def _add_accuracy_by(page: Page, column: str, text: str, by_arm: Mapping[str, Ma
             title: number(of_arm[name].value if name in of_arm else None, 3) for title, of_arm in by_arm.items()
         }
         rows[name] = {"images": group.n, **classes, **accuracies}
-    page.section(f"Accuracy by {column}", text)
     page.table(share_table(rows, column), max_rows=MOST_ROWS)
 
 

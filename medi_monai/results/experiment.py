@@ -15,6 +15,7 @@ from medi_monai.results.probing import ProbeResults
 from medi_monai.results.typed import Result
 
 __all__ = [
+    "ENOUGH_TRAININGS",
     "Agreement",
     "CohortSummary",
     "CombinationCounts",
@@ -27,7 +28,8 @@ __all__ = [
     "TrainingSummary",
 ]
 
-
+#: number of trainings of an arm from which differences between trainings are estimated
+ENOUGH_TRAININGS = 3
 Agreement: TypeAlias = Literal["same", "significance", "direction", "opposite", "neither", "undefined"]
 
 

@@ -276,7 +276,7 @@ def probe_content(
             "n": 3517,
             "patients": 32,
             "left_out": 0,
-            "what": "combinations not seen in training",
+            "what": "combinations of class and center not seen in training",
             "unit": "combination",
             "num_units": 10,
             "groups": [{"values": {"tumor": "T0", "center": name}, "n": 5, "seen": False} for name in centers],

@@ -70,19 +70,20 @@ def describe_test(protocol: ProbeProtocol, units: TestUnits, rows: np.ndarray | 
         patients,
         left_out,
         tuple(groups),
-        _tested_on(groups),
+        _tested_on(groups, protocol.attributes),
         clusters.kind,
         len(np.unique(clusters.code)),
     )
 
 
-def _tested_on(groups: Sequence[TestGroup]) -> str:
+def _tested_on(groups: Sequence[TestGroup], attributes: Sequence[str]) -> str:
     unseen = sum(not group.seen for group in groups)
+    combinations = f"combinations of {' and '.join(['class', *attributes])}"
     if unseen == len(groups):
-        return "combinations not seen in training"
+        return f"{combinations} not seen in training"
     if unseen == 0:
-        return "other patients, combinations seen in training"
-    return f"other patients; {unseen} of {len(groups)} combinations not seen in training"
+        return f"other patients, {combinations} seen in training"
+    return f"other patients; {unseen} of {len(groups)} {combinations} not seen in training"
 
 
 def describe_training(protocol: ProbeProtocol) -> TrainingSet:

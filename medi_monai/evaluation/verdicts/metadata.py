@@ -10,7 +10,7 @@ from medi_monai.evaluation.probing.arms import RECOLORED
 from medi_monai.report.evaluation_page import untrained_text
 from medi_monai.report.words import arm_title, number, p_statement, settings_findings, signed
 from medi_monai.results import Figure, Finding
-from medi_monai.results.experiment import TrainingSummary
+from medi_monai.results.experiment import ENOUGH_TRAININGS, TrainingSummary
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ALPHA, Comparison, ProbeResults
 from medi_monai.utils.text import plural
@@ -65,7 +65,7 @@ def trainings_findings(trainings: Sequence[TrainingSummary]) -> list[Finding]:
     if len(trainings) == 1:
         text = (
             "Each model was trained once. Another training would give different results, and how different is not "
-            "known: repeat with --num_trainings 3 or more."
+            f"known: repeat with --num_trainings {ENOUGH_TRAININGS} or more."
         )
         return [Finding("note", text)]
     ranges = {}

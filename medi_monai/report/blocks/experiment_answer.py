@@ -1,4 +1,4 @@
-"""The answer of an experiment in three sentences: what was asked, what the result is, and how sure it is."""
+"""The answer of an experiment: what was asked, what the result is, how sure it is, and what to do next."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from medi_monai.report.blocks.arms import arm_title
 from medi_monai.report.blocks.overview import main_arms
 from medi_monai.report.blocks.second_encoder import second_sentence
 from medi_monai.report.words import number
-from medi_monai.results.experiment import ExperimentResults
+from medi_monai.results.experiment import ENOUGH_TRAININGS, ExperimentResults
 from medi_monai.results.probing import Comparison, ProbeResults
 from medi_monai.utils.text import listed, plural
 
-__all__ = ["SENTENCES", "answer_sentences"]
+__all__ = ["MOST_BASELINES", "SENTENCES", "answer_sentences"]
 
 #: what the sentences are about
-SENTENCES = ("Question", "Result", "Certainty")
+SENTENCES = ("Question", "Result", "Certainty", "Next step")
 #: maximum number of methods without generated images that are named
 MOST_BASELINES = 3
 #: levels of findings that need attention
@@ -24,7 +24,7 @@ ATTENTION = ("leakage", "error", "warning")
 
 def answer_sentences(results: ExperimentResults) -> list[str]:
     """Return the sentences, in the order of :data:`SENTENCES`."""
-    return [results.question, _result(results), _certainty(results)]
+    return [results.question, _result(results), _certainty(results), _next_step(results)]
 
 
 def _result(results: ExperimentResults) -> str:
@@ -47,12 +47,18 @@ def _best_without_generated(probe: ProbeResults) -> str:
     best = probe.baselines[:MOST_BASELINES]
     if not best:
         return ""
-    first, focus = (probe.arms[arm].balanced_accuracy.value for arm in (best[0], probe.focus))
     reached = listed(f"{number(probe.arms[arm].balanced_accuracy.value, 2)} with {arm_title(arm)}" for arm in best)
     text = f" Best methods without generated images: {reached}."
-    if first is not None and focus is not None and first >= focus:
+    if _baseline_is_as_accurate(probe):
         text += f" {arm_title(best[0])} is at least as accurate as {arm_title(probe.focus)}."
     return text
+
+
+def _baseline_is_as_accurate(probe: ProbeResults) -> bool:
+    if not probe.baselines:
+        return False
+    first, focus = (probe.arms[arm].balanced_accuracy.value for arm in (probe.baselines[0], probe.focus))
+    return first is not None and focus is not None and first >= focus
 
 
 def _certainty(results: ExperimentResults) -> str:
@@ -71,6 +77,21 @@ def _certainty(results: ExperimentResults) -> str:
         f"{plural(findings, 'finding needs', 'findings need')} attention: see Findings." if findings else "",
     ]
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _next_step(results: ExperimentResults) -> str:
+    """Say what would make the result valid, more certain, or more useful; the first of these that applies."""
+    probe = results.probe
+    first = probe.baselines[0] if _baseline_is_as_accurate(probe) else None
+    if results.verdict[0].level == "error":
+        return "Mend the error, and run the experiment again."
+    if results.cohort.demo:
+        return "Run the experiment on your own images (dataset_dir)."
+    if len(results.trainings) == 1:
+        return f"Train each model at least {ENOUGH_TRAININGS} times (num_trainings), to see how much trainings differ."
+    if first:
+        return f"Consider {arm_title(first)} first: it needs no generator."
+    return "Confirm the result on patients of another hospital."
 
 
 def _reading(focus: str, rows: Mapping[str, Comparison], num_comparisons: int) -> str:

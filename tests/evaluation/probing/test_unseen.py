@@ -82,8 +82,8 @@ def test_accuracies_are_those_of_scikit_learn_and_fall_where_the_center_misleads
     assert found.drop.difference.value == pytest.approx(gap)
     assert found.drop.difference.ci95[0] < gap < found.drop.difference.ci95[1]
     assert (gap > 0.1) == (shift > 0)
-    assert found.unseen.test.what == "combinations not seen in training"
-    assert found.in_domain.test.what == "other patients, combinations seen in training"
+    assert found.unseen.test.what == "combinations of class and center not seen in training"
+    assert found.in_domain.test.what == "other patients, combinations of class and center seen in training"
     assert set(correlation.arms) == {"real"} and correlation.num_squares > 0
 
 

@@ -1,10 +1,11 @@
 import copy
+import dataclasses
 
 import pytest
 from result_contents import arms_content, comparison, probe_content
 
 from medi_monai.report.blocks.experiment_answer import SENTENCES, answer_sentences
-from medi_monai.results import typed
+from medi_monai.results import Finding, typed
 from medi_monai.results.experiment import ExperimentResults
 
 FIGURES = {"balanced_accuracy": 0.7, "frechet_distance": 5.0, "frechet_distance_unseen": None, "label_fidelity": 0.8,
@@ -39,9 +40,9 @@ def results(p_values=None, verdict=None, trainings=1, **probe):
     )  # fmt: skip
 
 
-def test_the_sentences_are_question_result_and_certainty():
-    question, result, certainty = answer_sentences(results())
-    assert len(SENTENCES) == 3 and question == "Does it help?"
+def test_the_sentences_are_question_result_certainty_and_next_step():
+    question, result, certainty, _ = answer_sentences(results())
+    assert len(SENTENCES) == 4 and question == "Does it help?"
     assert result == (
         "Balanced accuracy (chance 0.50): 0.50 with real images alone, 0.70 with Class-only images added, "
         "0.80 with MeDi images added. Best methods without generated images: 0.60 with Stain-normalized. "
@@ -100,3 +101,21 @@ def test_patients_are_no_combinations_and_what_is_undefined_is_said():
     content |= {"unit": "patient", "num_units": 32}
     certainty = answer_sentences(results({"real": None}, test=content))[2]
     assert "For the difference from Real, there is no p value." in certainty and " in 32 " not in certainty
+
+
+def test_the_next_step_depends_on_what_the_result_lacks():
+    def of(**changes):
+        return answer_sentences(dataclasses.replace(results(trainings=3), **changes))[-1]
+
+    demo = dataclasses.replace(results().cohort, demo=True)
+    assert (
+        of(verdict=(Finding("error", "Patients leak."),), cohort=demo)
+        == "Mend the error, and run the experiment again."
+    )
+    assert of(cohort=demo) == "Run the experiment on your own images (dataset_dir)."
+    assert answer_sentences(results())[-1].startswith("Train each model at least 3 times (num_trainings)")
+    assert of() == "Confirm the result on patients of another hospital."
+    arms = copy.deepcopy(probe_content()["arms"])
+    arms["stain_normalized"]["balanced_accuracy"]["value"] = 0.81
+    better = answer_sentences(results(arms=arms, trainings=3))[-1]
+    assert better == "Consider Stain-normalized first: it needs no generator."
