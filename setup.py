@@ -1,12 +1,16 @@
 """Install medi_monai: ``pip install -c constraints.txt .``; tests/test_install.py resolves it for every platform."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "medi_monai" / "__init__.py").read_text()).group(1)
+#: what comes with the package besides code; see medi_monai/runs/shipped.py
+SHIPPED = ("bundles", "configs", "constraints.txt", "constraints-cucim.txt")
 
 REQUIRED = [
     "torch>=2.5",
@@ -71,6 +75,24 @@ EXTRAS = {
 }
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 
+
+class BuildWithBundles(build_py):
+    """Copy what is shipped into the package that is built, so that an installed wheel has it."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return  # medi_monai finds it in the repository
+        target = Path(self.build_lib) / "medi_monai" / "shipped"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for name in SHIPPED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("output", "__pycache__"))
+            else:
+                shutil.copy(ROOT / name, target / name)
+
+
 setup(
     name="medi_monai",
     version=VERSION,
@@ -84,8 +106,9 @@ setup(
     package_data={"medi_monai": ["py.typed", "**/*.json", "**/*.j2", "**/*.html", "**/*.css"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
+    cmdclass={"build_py": BuildWithBundles},
     entry_points={
-        "console_scripts": ["medi-monai = medi_monai.runs.init:main", "medi-monai-demo = medi_monai.demo:main"],
+        "console_scripts": ["medi-monai = medi_monai.__main__:main", "medi-monai-demo = medi_monai.demo:main"],
         # called by `import torch`: see medi_monai/bundle_hook.py
         "torch.backends": ["medi_monai = medi_monai.bundle_hook:install"],
     },

@@ -1,6 +1,64 @@
-"""``python -m medi_monai init FOLDER``: the start of a cohort."""
+"""The command ``medi-monai``, also ``python -m medi_monai``: ``init``, ``bundles`` and ``doctor``.
 
-from medi_monai.runs.init import main
+A command imports what it needs once it is given, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from medi_monai.utils.errors import report_user_errors
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command that the arguments name."""
+    report_user_errors()
+    parser = argparse.ArgumentParser(
+        prog="medi-monai",
+        description="Start a cohort, copy the bundles, or see what this machine can do. Runs are started with "
+        " `python -m monai.bundle run`, the demo with `medi-monai-demo`.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    init = commands.add_parser(
+        "init",
+        help="propose an overlay for your images",
+        description="Looks at a folder of patches, slides or volumes, or at a table, and proposes an overlay. Nothing "
+        "in the folder is changed.",
+    )
+    init.add_argument("target", help="folder of the images, or a table in it", type=Path)
+    init.add_argument("--output", help="the overlay to write; by default <name of the folder>.yaml, here", type=Path)
+    bundles = commands.add_parser(
+        "bundles",
+        help="copy the bundles and overlays that come with the package",
+        description="Copies the bundles, overlays and constraints that come with the package to a folder.",
+    )
+    bundles.add_argument(
+        "folder", help="folder for the copies; by default, this one", type=Path, nargs="?", default="."
+    )
+    commands.add_parser(
+        "doctor",
+        help="see what is installed and what is missing",
+        description="Shows versions, devices, readers of slides, encoders, disk space, and what each missing extra "
+        "would give. Exits with 1 if something necessary does not work.",
+    )
+    options = parser.parse_args(arguments)
+    if options.command == "init":
+        from medi_monai.runs.init import propose_overlay
+
+        propose_overlay(options.target, options.output)
+    elif options.command == "doctor":
+        from medi_monai.runs.doctor import print_diagnosis
+
+        raise SystemExit(0 if print_diagnosis() else 1)
+    else:
+        from medi_monai.runs.shipped import copy_shipped
+
+        copies = copy_shipped(Path(options.folder))
+        print(f"Copied {', '.join(str(copy) for copy in copies)}")
+
 
 if __name__ == "__main__":
     main()

@@ -1,56 +1,24 @@
-import numpy as np
-import pandas as pd
+import subprocess
+import sys
+
 import pytest
-from PIL import Image
 
-from medi_monai.cohort import Cohort
-from medi_monai.demo import compare, main
+from medi_monai.demo import main
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_json
-
-TONES = {"x": 90, "y": 160, "z": 220}
-DARKER = {"a": 0, "b": 40}
-
-
-@pytest.fixture
-def arms(tmp_path):
-    """Held-out patches of two classes and three centers; one arm copies them, one knows the class alone."""
-    rows = {"real": [], "medi": [], "cls": []}
-    for label in DARKER:
-        for center, tone in TONES.items():
-            for arm, shown in (("real", tone), ("medi", tone), ("cls", 150)):
-                name = f"{arm}_{label}_{center}.png"
-                (tmp_path / arm).mkdir(exist_ok=True)
-                pixels = np.full((8, 8, 3), shown - DARKER[label], np.uint8)
-                Image.fromarray(pixels).save(tmp_path / arm / name)
-                rows[arm].append((name, label, center))
-    tables = {arm: pd.DataFrame(cells, columns=["image", "project_id", "center"]) for arm, cells in rows.items()}
-    real = tables["real"].assign(slide="s", patient="p", split="holdout")
-    Cohort(real, tmp_path / "real").write()
-    for arm in ("medi", "cls"):
-        tables[arm].to_csv(tmp_path / arm / "manifest.csv", index=False)
-    return tmp_path
-
-
-def test_a_copy_has_slope_1_and_a_class_only_model_slope_0(arms):
-    figures = compare(arms / "real", {"cls": arms / "cls", "medi": arms / "medi"}, arms)
-    assert figures["medi"]["slope"] == pytest.approx(1) and figures["medi"]["r"] == pytest.approx(1)
-    assert figures["cls"]["slope"] == pytest.approx(0, abs=1e-9) and figures["cls"]["r"] is None
-    assert read_json(arms / "stain.json")["arms"]["medi"]["n"] == 6
-    with Image.open(arms / "comparison.png") as page:
-        assert page.width > 3 * 64 and page.height > 6 * 64
-
-
-def test_without_cells_there_are_figures_and_no_picture(arms):
-    assert compare(arms / "real", {"medi": arms / "medi"}, arms, per_cell=0)["medi"]["slope"] == pytest.approx(1)
-    assert (arms / "stain.json").is_file() and not (arms / "comparison.png").exists()
-
-
-def test_arms_that_share_no_combination_are_refused(arms):
-    with pytest.raises(InputError, match="split 'train'"):
-        compare(arms / "real", {"medi": arms / "medi"}, arms, split="train")
 
 
 def test_the_demo_says_where_it_looks_for_the_bundle(tmp_path):
-    with pytest.raises(InputError, match="give --bundle_root"):
+    with pytest.raises(InputError, match="--bundle_root is the folder"):
         main(["--bundle_root", str(tmp_path)])
+
+
+@pytest.mark.parametrize("module", ["medi_monai", "medi_monai.demo"])
+def test_help_answers_before_anything_heavy_is_imported(module):
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = [sys.argv[1], '--help']\n"
+        "try:\n    runpy.run_module(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit:\n    print([name for name in ('torch', 'numpy', 'pandas', 'monai') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, module], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: ") and done.stdout.endswith("[]\n")

@@ -9,7 +9,8 @@ OUT/comparison.png, and prints the figures. `make demo` does the same for the co
 import argparse
 from pathlib import Path
 
-from medi_monai.demo import compare
+from medi_monai.demo import COLUMNS
+from medi_monai.evaluation.stain_agreement import compare_stain
 from medi_monai.utils.errors import report_user_errors
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("arms", nargs="+", metavar="ARM=SAMPLING")
     options = parser.parse_args()
     arms = {name: Path(folder) for name, folder in (arm.split("=", 1) for arm in options.arms)}
-    figures = compare(options.cohort_dir, arms, options.output_dir, options.split)
+    figures = compare_stain(options.cohort_dir, arms, options.output_dir, COLUMNS, options.split)
     for arm, values in figures.items():
         print(arm, {name: value if value is None else round(value, 3) for name, value in values.items()})
 

@@ -15,7 +15,7 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json
 from medi_monai.utils.settings import Words
 
-__all__ = ["Device", "device_line", "precision_of"]
+__all__ = ["Device", "device_line", "precision_of", "threads_text"]
 
 #: environment variables that determine how many threads PyTorch uses
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -52,7 +52,7 @@ def device_line(groups: Mapping[str, Any]) -> str | None:
         precision = precision_of(values["amp"], groups)
         parts.append(f"{precision.name} ({precision.reason})")
     if device.type == "cpu":
-        parts.append(_threads())
+        parts.append(threads_text())
     return ", ".join(parts)
 
 
@@ -108,7 +108,8 @@ def _recorded(ckpt_dir: str) -> str | None:
     return name if name in PRECISIONS else None
 
 
-def _threads() -> str:
+def threads_text() -> str:
+    """Return the number of threads that PyTorch uses on the CPU, and why."""
     count = torch.get_num_threads()
     variable = next((f"{name}={os.environ[name]}" for name in THREADS if os.environ.get(name)), None)
     return f"{count} thread{'s' * (count > 1)} ({variable or f'of {os.cpu_count()} cores'})"

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from medi_monai.utils.errors import InputError
 
-__all__ = ["EXTRAS", "install_command", "is_installed", "quiet_stderr", "require"]
+__all__ = ["EXTRAS", "GIVES", "extra_command", "install_command", "is_installed", "quiet_stderr", "require"]
 
 #: for each optional package, the extra that installs it: ``pip install "medi_monai[extra]"``
 EXTRAS = {
@@ -33,6 +33,19 @@ EXTRAS = {
     "h5py": "features",
 }
 
+#: what each extra gives, for ``medi-monai doctor``
+GIVES = {
+    "cucim": "cuCIM, a second reader of slides, fast with many small regions; its transforms on GPUs",
+    "encoders": "encoders of timm (UNI, Virchow2, ...) and Inception",
+    "lite": "EfficientNet-Lite0, a learned encoder that needs no download",
+    "text": "pretrained CLIP text encoders, and tuning by LoRA",
+    "mlflow": "records of runs in MLflow",
+    "mr": "volumes in NIfTI and DICOM",
+    "itk": "volumes in MetaImage and NRRD",
+    "excel": "tables in Excel files",
+    "features": "features in HDF5, as TRIDENT and CLAM write them",
+}
+
 
 def is_installed(package: str) -> bool:
     """Return whether ``package`` can be imported, without importing it."""
@@ -41,8 +54,12 @@ def is_installed(package: str) -> bool:
 
 def install_command(package: str) -> str:
     """Return the ``pip`` command that installs an optional package."""
-    extra = EXTRAS.get(package)
-    return f'pip install "medi_monai[{extra}]"' if extra else f"pip install {package}"
+    return extra_command(EXTRAS[package]) if package in EXTRAS else f"pip install {package}"
+
+
+def extra_command(extra: str) -> str:
+    """Return the ``pip`` command that installs an extra."""
+    return f'pip install "medi_monai[{extra}]"'
 
 
 def require(package: str, purpose: str) -> ModuleType:

@@ -23,7 +23,16 @@ from medi_monai.utils.text import listed
 from medi_monai.utils.workers import LOCK_FILES, claim_folders, follow_launcher, release_locks, remove_temporaries
 from medi_monai.utils.written import FILE_LIST
 
-__all__ = ["PACKAGES", "SUMMARY", "begin_run", "finish_run", "is_command_line", "set_aside", "undivided"]
+__all__ = [
+    "PACKAGES",
+    "SUMMARY",
+    "begin_run",
+    "finish_run",
+    "is_command_line",
+    "package_versions",
+    "set_aside",
+    "undivided",
+]
 
 
 def is_command_line(arguments: Sequence[str]) -> bool:
@@ -151,7 +160,7 @@ def finish_run(
         "figures": dict(figures),
         "settings": dict(settings),
         "digests": dict(digests),
-        "versions": {"medi_monai": __version__, "python": platform.python_version(), **_versions()},
+        "versions": {"medi_monai": __version__, "python": platform.python_version(), **package_versions()},
     }
     write_json(Path(output_dir) / SUMMARY, content)
     release_locks()
@@ -200,7 +209,8 @@ def _move(path: Path, target: Path, folder: Path) -> list[Path]:
     return foreign
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Return the versions of :data:`PACKAGES` that are installed."""
     versions = {}
     for package in PACKAGES:
         try:

@@ -18,7 +18,7 @@ from medi_monai.networks.encoders.pretrained import InceptionEncoder, TimmEncode
 from medi_monai.networks.encoders.timm_models import TIMM_MODELS
 from medi_monai.utils.errors import InputError, unknown_value
 
-__all__ = ["ENCODERS", "build_encoder"]
+__all__ = ["ENCODERS", "PACKAGES", "build_encoder"]
 
 #: functions that build encoders, by name; the other entries of a mapping in a config are their arguments
 ENCODERS: dict[str, Callable[..., Encoder]] = {
@@ -26,6 +26,12 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "efficientnet_lite0": EfficientNetEncoder,
     **{name: partial(TimmEncoder, name) for name in TIMM_MODELS},
     "inception": InceptionEncoder,
+}
+#: optional package that an encoder needs, if any
+PACKAGES = {
+    "efficientnet_lite0": "efficientnet_lite_pytorch",
+    **dict.fromkeys(TIMM_MODELS, "timm"),
+    "inception": "torch_fidelity",
 }
 #: suffixes of TorchScript files
 SCRIPTS = (".pt", ".ts")

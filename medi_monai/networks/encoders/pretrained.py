@@ -14,7 +14,13 @@ import torch
 from torch import nn
 
 from medi_monai.networks.encoders.base import Encoder
-from medi_monai.networks.encoders.timm_models import IMAGENET_MEAN, IMAGENET_STD, TIMM_MODELS, TimmModel
+from medi_monai.networks.encoders.timm_models import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TIMM_MODELS,
+    WEIGHT_FILES,
+    TimmModel,
+)
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest, load_tensors
 from medi_monai.utils.optional import require
@@ -30,8 +36,6 @@ __all__ = [
 ]
 
 POOLS = ("cls", "mean", "cls+mean")
-#: names of the weights file in a downloaded folder; the first that exists is used
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class ModuleEncoder(Encoder):

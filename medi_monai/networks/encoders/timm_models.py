@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "TIMM_MODELS", "TimmModel"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "TIMM_MODELS", "WEIGHT_FILES", "TimmModel", "has_cached_weights"]
 
+#: names of the weights file in a repository; the first that exists is used
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -106,3 +108,10 @@ TIMM_MODELS = {
         std=(0.211883, 0.230117, 0.177517),
     ),
 }
+
+
+def has_cached_weights(name: str) -> bool:
+    """Return whether the weights of one of :data:`TIMM_MODELS` were downloaded earlier; needs timm."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(isinstance(try_to_load_from_cache(TIMM_MODELS[name].hub, file), str) for file in WEIGHT_FILES)

@@ -1,5 +1,5 @@
-"""The command ``medi_monai init``: look at a folder or table, and propose the overlay of a cohort."""
+"""The command ``medi-monai init``: look at a folder or table, and propose the overlay of a cohort."""
 
-from medi_monai.runs.init.command import main
+from medi_monai.runs.init.command import propose_overlay
 
-__all__ = ["main"]
+__all__ = ["propose_overlay"]

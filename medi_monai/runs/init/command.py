@@ -1,8 +1,7 @@
-"""The command ``python -m medi_monai init FOLDER_OR_TABLE``."""
+"""The command ``medi-monai init FOLDER_OR_TABLE``."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -14,31 +13,26 @@ import yaml
 from medi_monai.runs.init.proposal import Proposal, propose
 from medi_monai.runs.init.survey import survey
 from medi_monai.runs.init.trial import try_overlay
-from medi_monai.utils.errors import InputError, report_user_errors
+from medi_monai.runs.shipped import find_bundle
+from medi_monai.utils.errors import InputError
 
-__all__ = ["main", "overlay_text"]
+__all__ = ["overlay_text", "propose_overlay"]
 
 #: matches text that needs no quotes in YAML
 PLAIN = re.compile(r"[A-Za-z][\w.-]*(?: [\w.-]+)*")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Look at a folder or table, write an overlay for the user to edit, and print the next command."""
-    report_user_errors()
-    parser = argparse.ArgumentParser(
-        prog="medi_monai",
-        description="Start a cohort: looks at a folder of patches, slides or volumes, or at a table, and proposes an "
-        "overlay. Nothing in the folder is changed.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    start = commands.add_parser("init", help="propose an overlay for a folder or table")
-    start.add_argument("target", help="folder of the images, or a table in it")
-    start.add_argument("--output", help="the overlay to write; by default <name of the folder>.yaml, here")
-    options = parser.parse_args(arguments)
-    _init(Path(options.target), Path(options.output) if options.output else None)
+def propose_overlay(target: Path, output: Path | None = None) -> None:
+    """Look at a folder or table, write an overlay for the user to edit, and print the next command.
 
+    Args:
+        target: folder of the images, or a table in it; nothing in the folder is changed.
+        output: the overlay to write; by default, the name of the folder with the ending ``.yaml``, in the working
+            directory.
 
-def _init(target: Path, output: Path | None) -> None:
+    Raises:
+        InputError: if nothing can be proposed, or ``output`` exists.
+    """
     found = survey(target)
     output = output or Path(re.sub(r"[^\w.-]+", "_", found.root.name) + ".yaml")
     if output.exists() or output.is_symlink():
@@ -70,8 +64,7 @@ def _init(target: Path, output: Path | None) -> None:
 
 def next_command(bundle: str, overlay: Path) -> str:
     """Return the command that prepares the cohort, with paths of the bundle's config and the overlay."""
-    places = [Path("bundles"), Path(__file__).resolve().parents[3] / "bundles"]
-    root = next((place / bundle for place in places if (place / bundle).is_dir()), Path("bundles") / bundle)
+    root = find_bundle(bundle)
     config = root / "configs" / "prepare.json"
     files = f"['{config}', '{overlay}']"
     command = f"python -W ignore -m monai.bundle run preparing --bundle_root {root} --on_error skip"
@@ -81,7 +74,7 @@ def next_command(bundle: str, overlay: Path) -> str:
 def overlay_text(proposal: Proposal) -> str:
     """Return a proposed overlay as YAML with comments."""
     lines = [
-        "# A cohort, as `medi_monai init` proposes it: please check each line. docs/your_data.md explains them all.",
+        "# A cohort, as `medi-monai init` proposes it: please check each line. docs/your_data.md explains them all.",
         "# Use this overlay after the config of each run, from preparing to experiment.",
     ]
     for name, value in proposal.settings.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby, islice
+from types import ModuleType
 
 import numpy as np
 
@@ -14,11 +15,25 @@ from medi_monai.wsi.readers.base import Corner, SlideReader, Window, batched, re
 from medi_monai.wsi.readers.formats import DEFLATE, Tiles, cucim_obstacle
 from medi_monai.wsi.readers.openslide import OpenSlideReader
 
-__all__ = ["CuCIMReader"]
+__all__ = ["CuCIMReader", "cucim_version"]
 
 #: numbers of regions per batch of cuCIM, and per call, which is limited
 BATCH_SIZE, REGIONS_PER_CALL = 8, 4096
 CUCIM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError, OSError)
+
+
+def _cucim() -> ModuleType:
+    with quiet_stderr():
+        return require("cucim", "to read slides with the back end 'cucim'")
+
+
+def cucim_version() -> str:
+    """Return the version of cuCIM.
+
+    Raises:
+        InputError: if it is not installed, or cannot be imported.
+    """
+    return _cucim().__version__
 
 
 class CuCIMReader(SlideReader):
@@ -37,8 +52,7 @@ class CuCIMReader(SlideReader):
     """
 
     def __init__(self, path: str | os.PathLike, mpp: float | None = None, on_conflict: str = "error") -> None:
-        with quiet_stderr():
-            cucim = require("cucim", "to read slides with the back end 'cucim'")
+        cucim = _cucim()
         self._known = known = OpenSlideReader(path, mpp, on_conflict)
         self.path, self.spacing, self.level_dimensions = path, known.spacing, known.level_dimensions
         try:

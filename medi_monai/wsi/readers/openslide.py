@@ -17,12 +17,17 @@ from medi_monai.wsi.readers.base import SlideReader
 from medi_monai.wsi.readers.resolution import is_resolution, resolution
 from medi_monai.wsi.readers.tiff import tiff_resolution
 
-__all__ = ["OpenSlideReader"]
+__all__ = ["OpenSlideReader", "openslide_version"]
 
 #: shift, in pixels of a level, below which no pixel changes by more than half a gray level
 NO_SHIFT = 0.002
 #: number of neighboring pixels that are used to correct a shift
 REACH = 6
+
+
+def openslide_version() -> str:
+    """Return the version of the OpenSlide library, not that of its Python package."""
+    return openslide.__library_version__
 
 
 class OpenSlideReader(SlideReader):

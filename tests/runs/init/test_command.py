@@ -1,5 +1,6 @@
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from PIL import Image
 from medi_monai.cohort.demo.cohort import write_pyramid
 from medi_monai.cohort.settings import CohortSettings, patch_preparation
 from medi_monai.runs.configs.files import read_config_file
-from medi_monai.runs.init import main
+from medi_monai.runs.init import propose_overlay
 from medi_monai.runs.init.command import flow
 from medi_monai.utils.errors import InputError
 
@@ -38,7 +39,7 @@ def test_patches_in_folders(work, capsys):
         for label in ("tumor", "normal"):
             for patient in range(2):
                 picture(work / "my data" / center / label / f"{center[0]}{label[0]}{patient}_1.png")
-    main(["init", str(work / "my data")])
+    propose_overlay(work / "my data")
     overlay, out = proposed(work, capsys)
     assert overlay["table"] == "{center}/{diagnosis}/{patient}_*.png" and overlay["unit"] == "patches"
     assert overlay["subpopulation_columns"] == ["diagnosis", "center"]
@@ -60,7 +61,7 @@ def test_slides_with_a_messy_table(work, capsys):
     table = pd.DataFrame(rows, columns=["Slide No.", "Patient", "Hospital", "Diagnosis", "sex"])
     table.to_csv(root / "export.csv", sep=";", index=False, encoding="cp1252")
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    main(["init", str(root / "export.csv"), "--output", "mine.yaml"])
+    propose_overlay(root / "export.csv", Path("mine.yaml"))
     overlay, out = proposed(work, capsys)
     assert overlay["table"] == {"path": "export.csv", "encoding": "cp1252"} and overlay["unit"] == "slides"
     assert overlay["columns"] == {
@@ -85,7 +86,7 @@ def test_volumes_with_a_table_of_participants(work, capsys):
         rows.append((f"sub-{n}", "MF"[n % 2], 40 + n, "AB"[n // 2]))
     table = pd.DataFrame(rows, columns=["participant_id", "sex", "age", "site"])
     table.to_csv(work / "bids" / "participants.tsv", sep="\t", index=False)
-    main(["init", str(work / "bids")])
+    propose_overlay(work / "bids")
     overlay, out = proposed(work, capsys)
     assert overlay["columns"]["image"] == "{participant_id}/anat/{participant_id}_T1w.nii.gz"
     assert overlay["attributes"] == ["center", "sex", "age"] and overlay["attribute"] == "sex"
@@ -103,7 +104,7 @@ def test_slides_of_patients_in_a_table_of_patients(work, capsys):
         rows.append((f"P{n}", "AB"[n % 2], "Aspen" if n < 3 else "Birch", "FM"[n % 2]))
     table = pd.DataFrame(rows, columns=["Pat.-Nr.", "Diagnose", "Klinik", "Geschlecht"])
     table.to_csv(work / "data" / "clinical.csv", sep=";", index=False)
-    main(["init", str(work / "data")])
+    propose_overlay(work / "data")
     overlay, out = proposed(work, capsys)
     assert overlay["table"] == {
         "layout": "folders", "path": "{patient}_*.tiff", "clinical": "clinical.csv", "key": "Pat.-Nr."
@@ -125,7 +126,7 @@ def test_volumes_of_several_visits_with_a_table_of_participants(work, capsys):
     pd.DataFrame(rows, columns=["participant_id", "sex", "age"]).to_csv(
         work / "bids" / "participants.tsv", sep="\t", index=False
     )
-    main(["init", str(work / "bids")])
+    propose_overlay(work / "bids")
     overlay, out = proposed(work, capsys)
     assert overlay["table"] == {
         "layout": "folders", "path": "{patient}/*/{patient}_*_FLAIR.nii.gz", "clinical": "participants.tsv",
@@ -146,7 +147,7 @@ def test_dicom_without_suffixes(work, capsys):
         write_dicom(work / "scans" / str(n), head(), affine(), f"1.2.{n}", PatientAge=f"0{50 + n}Y", **tags)
         for file in (work / "scans" / str(n)).iterdir():
             file.rename(file.with_suffix(""))
-    main(["init", str(work / "scans")])
+    propose_overlay(work / "scans")
     overlay, out = proposed(work, capsys)
     assert overlay["table"] == {"layout": "dicom", "path": "."} and overlay["attributes"] == ["sex", "age"]
     assert overlay["mapping"] == {"sex": {"column": "PatientSex"}, "age": {"column": "PatientAge"}}
@@ -161,7 +162,7 @@ def test_of_several_series_one_kind_is_chosen(work, capsys):
         for k, kind in enumerate(("localizer", "t2_tse [tra]", "T1 MPRAGE", *(["FLAIR"] if n == 0 else []))):
             folder = work / "scans" / str(n) / str(k)
             write_dicom(folder, head(), affine(), f"1.{n}.{k}", PatientID=f"P{n}", SeriesDescription=kind)
-    main(["init", str(work / "scans")])
+    propose_overlay(work / "scans")
     overlay, out = proposed(work, capsys)
     assert overlay["table"] == {"layout": "dicom", "path": ".", "series": "T1 MPRAGE"}
     assert "FLAIR (1), localizer (4), t2_tse [tra] (4); to take one, change `series`" in out
@@ -179,7 +180,7 @@ def test_gray_pictures_with_captions_are_for_the_text_to_image_bundle(work, caps
         "Report": [f"text {n}" for n in range(4)],
     }
     pd.DataFrame(cells | {"sex": ["F", "M"] * 2}).to_csv(root / "slices.csv", index=False)
-    main(["init", str(root)])
+    propose_overlay(root)
     overlay, out = proposed(work, capsys)
     assert overlay["columns"] == {"image": "{image}", "patient": "patient", "caption": "Report"}
     assert overlay["templates"] == {"words": {"sex": {"F": "woman", "M": "man"}}}
@@ -190,7 +191,7 @@ def test_slides_without_anything_else_ask_for_a_class(work, capsys):
     (work / "wsi").mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
     write_pyramid(work / "wsi" / "a.tiff", pixels, 0.25)
-    main(["init", str(work / "wsi")])
+    propose_overlay(work / "wsi")
     overlay, out = proposed(work, capsys)
     assert overlay["table"] == "{slide}.tiff" and overlay["columns"] == {"patient": None}
     assert "nothing tells classes apart" in out and "needs an edit first: unknown column 'diagnosis'" in out
@@ -200,13 +201,13 @@ def test_nothing_is_written_over(work):
     picture(work / "data" / "A" / "1.png")
     (work / "work" / "data.yaml").write_text("mine")
     with pytest.raises(InputError, match="data.yaml exists and is not overwritten"):
-        main(["init", str(work / "data")])
+        propose_overlay(work / "data")
     assert (work / "work" / "data.yaml").read_text() == "mine"
     with pytest.raises(InputError, match="does not exist"):
-        main(["init", str(work / "absent")])
+        propose_overlay(work / "absent")
     (work / "empty").mkdir()
     with pytest.raises(InputError, match="holds no image: files that end in"):
-        main(["init", str(work / "empty")])
+        propose_overlay(work / "empty")
 
 
 @pytest.mark.parametrize(
