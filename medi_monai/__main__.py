@@ -1,4 +1,4 @@
-"""The command ``medi-monai``, also ``python -m medi_monai``: ``init``, ``bundles`` and ``doctor``.
+"""The command ``medi-monai``, also ``python -m medi_monai``: ``init``, ``bundles``, ``pack`` and ``doctor``.
 
 A command imports what it needs once it is given, so that ``--help`` answers at once.
 """
@@ -38,6 +38,16 @@ def main(arguments: list[str] | None = None) -> None:
     bundles.add_argument(
         "folder", help="folder for the copies; by default, this one", type=Path, nargs="?", default="."
     )
+    pack = commands.add_parser(
+        "pack",
+        help="pack a bundle with a trained model, for the Model Zoo or a hub",
+        description="Writes an archive of a bundle and a trained model that holds no path of this machine.",
+    )
+    pack.add_argument("bundle", help="folder of the bundle", type=Path)
+    pack.add_argument("--ckpt_dir", help="folder of the trained model; by default models in the bundle", type=Path)
+    pack.add_argument("--output", help="the archive; by default <name>_v<version>.zip, here", type=Path)
+    pack.add_argument("--weights_url", help="leave the weights out, and name their address in large_files.yml")
+    pack.add_argument("--hub", help="also upload to this repository, owner/name, on the Hugging Face hub")
     commands.add_parser(
         "doctor",
         help="see what is installed and what is missing",
@@ -49,6 +59,13 @@ def main(arguments: list[str] | None = None) -> None:
         from medi_monai.runs.init import propose_overlay
 
         propose_overlay(options.target, options.output)
+    elif options.command == "pack":
+        from medi_monai.runs.packing import pack_bundle, push_bundle
+
+        archive = pack_bundle(options.bundle, options.output, options.ckpt_dir, options.weights_url)
+        print(f"Packed {archive}")
+        if options.hub:
+            print(f"Uploaded to {push_bundle(archive, options.hub)}")
     elif options.command == "doctor":
         from medi_monai.runs.doctor import print_diagnosis
 

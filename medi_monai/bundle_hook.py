@@ -16,7 +16,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +30,10 @@ WORKFLOWS, SCRIPTS = "monai.bundle.workflows", "monai.bundle.scripts"
 LOUD = ("cucim.clara", "nvidia.nvimgcodec")
 #: functions that take a config file; ``create_workflow`` is for Python only
 ENTRIES = ("run", "run_workflow", "create_workflow", "ckpt_export", "onnx_export", "trt_export")
+
+
+#: whether `monai.bundle.load` is being executed
+_loading: ContextVar[bool] = ContextVar("loading", default=False)
 
 
 def install() -> None:
@@ -99,7 +105,7 @@ def _extend(module: ModuleType) -> None:
         if _is_ours(arguments):
             from medi_monai.runs.workflow import begin
 
-            begin(self, plain, arguments)
+            begin(self, plain, _of_trained(arguments) if _loading.get() else arguments)
         else:
             plain(self, *args, **options)
 
@@ -110,12 +116,36 @@ def _extend(module: ModuleType) -> None:
 
 def _extend_entries(module: ModuleType) -> None:
     package = sys.modules[PACKAGE]
-    for name in ENTRIES:
-        checked = _checked_before(getattr(module, name))
-        setattr(module, name, checked)
+    extended = {name: _checked_before(getattr(module, name)) for name in ENTRIES}
+    for name, function in {**extended, "load": _with_mark(module.load)}.items():
+        setattr(module, name, function)
         if hasattr(package, name):
             # `monai.bundle` was imported before and has copied the function
-            setattr(package, name, checked)
+            setattr(package, name, function)
+
+
+def _with_mark(load: Callable) -> Callable:
+    @functools.wraps(load)
+    def call(*args: Any, **options: Any) -> Any:
+        token = _loading.set(True)
+        try:
+            return load(*args, **options)
+        finally:
+            _loading.reset(token)
+
+    return call
+
+
+def _of_trained(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a workflow with ``inference.json`` in place of ``train.json``.
+
+    `monai.bundle.load` takes the network from the latter by default, which builds it for a cohort that it prepares
+    first; the former builds it for the weights that are loaded.
+    """
+    file = Path(arguments["config_file"])
+    if file.name != "train.json":
+        return arguments
+    return {**arguments, "config_file": str(file.with_name("inference.json")), "workflow_type": "inference"}
 
 
 def _checked_before(entry: Callable) -> Callable:

@@ -14,6 +14,7 @@ from torch import nn
 from medi_monai.cohort import default_cohort_dir
 from medi_monai.cohort.demo import demo_schema
 from medi_monai.cohort.folder import holds_cohort
+from medi_monai.results.training import RECORD
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import (
@@ -34,6 +35,7 @@ __all__ = [
     "load_network",
     "load_schema",
     "load_settings",
+    "portable_settings",
     "save_model",
     "save_settings",
     "trained_cohort_dir",
@@ -105,6 +107,24 @@ def load_settings(ckpt_dir: str | os.PathLike, defaults: Mapping[str, Any]) -> d
 def has_format(ckpt_dir: str | os.PathLike) -> bool:
     """Return whether ``model.json`` has a format number; records of earlier versions have none."""
     return "format" in _read_record(Path(ckpt_dir) / MODEL_RECORD)
+
+
+def portable_settings(ckpt_dir: str | os.PathLike) -> dict[str, Any]:
+    """Return the content of ``model.json`` for other machines: without the cohort's folder, and with names for paths.
+
+    Raises:
+        InputError: for a damaged record, or a model of latents, whose autoencoder is elsewhere.
+    """
+    content = _read_record(Path(ckpt_dir) / MODEL_RECORD)
+    if content.get("autoencoder") is not None:
+        raise InputError(f"the model in {ckpt_dir} needs the autoencoder {content['autoencoder']}, which is not packed")
+    kept = {key: value for key, value in content.items() if key not in (FROM_HERE, "digest")}
+    named = {key: Path(value).name if _is_absolute(value) else value for key, value in kept.items()}
+    return sealed({**named, "cohort_dir": None})
+
+
+def _is_absolute(value: Any) -> bool:
+    return isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))
 
 
 def save_settings(
@@ -196,7 +216,8 @@ def trained_cohort_dir(settings: Mapping[str, Any], preparation: Any, bundle_roo
     if recorded and holds_cohort(recorded):
         return str(recorded)
     default = default_cohort_dir(preparation, bundle_root)
-    if recorded:
+    # without the cohort, plans are made from the combinations that model.json records
+    if recorded and RECORD not in settings:
         print(
             f"warning: the cohort that the model was trained on is no longer in {recorded}; {default} is "
             "used instead. Give its folder with --cohort_dir",

@@ -9,6 +9,7 @@ import torch
 from monai.networks.nets import DiffusionModelUNet
 
 from medi_monai.networks.conditioner import MetadataConditioner
+from medi_monai.networks.exporting import ScriptableNetwork
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError
 
@@ -127,6 +128,9 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
         if conditions is None:
             conditions = self.schema.null_codes(len(image)).to(image.device)
         return super().forward(image, timesteps, context=context, class_labels=conditions)
+
+    def __prepare_scriptable__(self) -> ScriptableNetwork:
+        return ScriptableNetwork.of(self, self.schema.null_codes(1))
 
 
 def check_sides(image: torch.Tensor, num_levels: int) -> None:

@@ -64,3 +64,8 @@ class TrainingRecord(Result):
             return None
         positions = [self.columns.index(column) for column in columns]
         return {tuple(values[position] for position in positions) for values, _ in self.combinations}
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per training image with its values of the columns: all that a plan needs of a cohort."""
+        rows = [values for values, count in self.combinations for _ in range(count)]
+        return pd.DataFrame(rows, columns=list(self.columns), dtype=str)

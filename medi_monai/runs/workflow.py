@@ -81,6 +81,9 @@ def begin(workflow: Any, plain: Callable[..., None], options: dict[str, Any]) ->
         raise InputError(f"no config file is given: add --config_file. {runs}")
     tracking = own.pop("tracking", None)
     config, replaced = _read(files, folder, options)
+    if "bundle_root" not in options and config["bundle_root"] == "." and not Path("configs", "metadata.json").is_file():
+        # started from another folder: the bundle is that of the configs
+        config["bundle_root"] = str(folder.parent)
     # MONAI's `__setattr__` needs `properties`, which do not exist yet
     vars(workflow)["replaced"] = replaced
     root = Path(ConfigParser({"bundle_root": config["bundle_root"]}).get_parsed_content("bundle_root"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -18,11 +18,13 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json, write_json
 from medi_monai.utils.records import Document, parse_document
 
-__all__ = ["CAPTION", "CaptionDropout", "CaptionSchema", "drop_captions"]
+__all__ = ["CAPTION", "CaptionDropout", "CaptionSchema", "drop_captions", "portable_schema"]
 
 #: column of the captions
 CAPTION = "caption"
 KIND = "captions"
+#: folder of the text model next to the schema, if they are packed together
+TEXT_MODEL = "text_model"
 
 
 class CaptionSchema:
@@ -145,6 +147,23 @@ class CaptionDocument(Document):
     max_length: int = Field(ge=1, le=1 << 20)
     on_long: Literal["error", "truncate"]
     mask_padding: bool
+
+
+def portable_schema(path: str | os.PathLike) -> tuple[dict[str, Any], Path | None]:
+    """Return the content of any ``schema.json`` for other machines, and the folder to copy next to it.
+
+    Returns:
+        the content; and the folder of the text model, to be copied to the path ``beside`` in the content, relative to
+        the schema. It is None for a schema of metadata, or a text model on a hub.
+    """
+    content = read_json(path)
+    if content.get("kind") != KIND:
+        return content, None
+    recorded = parse_document(content, CaptionDocument, str(path))
+    source = Path(_place(recorded, Path(path).parent))
+    if not source.is_dir():
+        return content, None
+    return {**content, "text_model": TEXT_MODEL, "beside": TEXT_MODEL}, source
 
 
 def _place(recorded: CaptionDocument, folder: Path) -> str:

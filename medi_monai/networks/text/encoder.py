@@ -218,6 +218,8 @@ class FrozenTextEncoder(nn.Module):
                 f"expected integers (N, {self.max_length}) from `tokenize`"
             )
         codes = codes.to(next(self.tower.parameters()).device, torch.int64)
+        if torch.jit.is_tracing():
+            return self._states(codes)  # for any captions, not those at hand
         context = self._known(codes)
         if context is None:
             rows, row_of = torch.unique(codes, dim=0, return_inverse=True)

@@ -14,6 +14,7 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
 from medi_monai.networks.encoders.pretrained import load_weights
+from medi_monai.networks.exporting import ScriptableNetwork
 from medi_monai.networks.layouts import identities
 from medi_monai.networks.text.encoder import FrozenTextEncoder
 from medi_monai.networks.unet import check_sides
@@ -171,8 +172,12 @@ class TextDiffusionUNet(DiffusionModelUNet):
         labels = None
         if self.pooled:
             # not the mean over tokens, which would hardly differ between captions that differ in one word
-            labels = context[torch.arange(len(context), device=context.device), ends].to(image.dtype)
+            rows = torch.arange(context.shape[0], device=context.device)  # len() would be fixed in a trace
+            labels = context[rows, ends].to(image.dtype)
         return super().forward(image, timesteps, context=context.to(image.dtype), class_labels=labels)
+
+    def __prepare_scriptable__(self) -> ScriptableNetwork:
+        return ScriptableNetwork.of(self, self.text_encoder.null_codes(1))
 
     def _codes(self, count: int, conditions: torch.Tensor | None) -> torch.Tensor:
         if conditions is None:

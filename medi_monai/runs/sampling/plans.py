@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from medi_monai.alignment.functional.targets import SEPARATOR, SubgroupTarget, make_target
 from medi_monai.cohort import Cohort
+from medi_monai.cohort.folder import holds_cohort
 from medi_monai.cohort.plans import (
     PLANS,
     PlanLimits,
@@ -32,7 +34,14 @@ from medi_monai.utils.errors import InputError, nearest, unknown_value
 from medi_monai.utils.tables import read_table
 from medi_monai.utils.text import listed, plural
 
-__all__ = ["continuous_columns", "not_in_plan", "ranged_columns", "resolve_plan", "training_counts"]
+__all__ = [
+    "PlanSource",
+    "continuous_columns",
+    "not_in_plan",
+    "ranged_columns",
+    "resolve_plan",
+    "training_counts",
+]
 
 #: settings that apply only to plans made from the training table
 OF_MADE_PLANS = ("plan_values", "plan_target", "min_per_combination", "max_per_combination", "max_plan_images")
@@ -84,6 +93,36 @@ def resolve_plan(
     return plan
 
 
+class PlanSource:
+    """What plans are made from: a cohort or, without it, the combinations that ``model.json`` records.
+
+    A model can so be sampled without the images that it was trained on.
+
+    Args:
+        train_config: settings of the training (``model.json``).
+        is_given: whether the user names the cohort, rather than that of the training.
+        load: function that reads the cohort, and prepares it if necessary.
+    """
+
+    def __init__(self, train_config: Mapping[str, Any], is_given: bool, load: Callable[[], Cohort]) -> None:
+        self._record = TrainingRecord.in_config(train_config)
+        self._is_there = is_given or holds_cohort(train_config.get("cohort_dir") or "")
+        self._load = load
+
+    @cached_property
+    def cohort(self) -> Cohort | None:
+        """The cohort; None if it is not there, and the record is used in its place."""
+        return self._load() if self._is_there or self._record is None else None
+
+    @property
+    def training_rows(self) -> pd.DataFrame:
+        """One row per training image, with the values of its label and attributes."""
+        if self.cohort is not None:
+            return self.cohort.split("train").table
+        assert self._record is not None
+        return self._record.table()
+
+
 def training_counts(train_config: Mapping[str, Any] | None) -> TrainingCounts | None:
     """Return the numbers of training patches recorded in ``model.json``; None if they are not recorded."""
     record = TrainingRecord.in_config(train_config)
@@ -106,7 +145,10 @@ def ranged_columns(keys: Sequence[str], schema: Conditioning | None) -> list[str
 
 
 def not_in_plan(
-    settings: PlanSettings, plan_table: pd.DataFrame, cohort: Callable[[], Cohort], columns: Sequence[str]
+    settings: PlanSettings,
+    plan_table: pd.DataFrame,
+    cohort: Callable[[], Cohort | None],
+    columns: Sequence[str],
 ) -> list[dict[str, str]]:
     """Return the held-out combinations that the plan omits because too few training patches have one of their values.
 
@@ -114,16 +156,17 @@ def not_in_plan(
         settings: settings of the plan; only ``unseen``, ``union`` and ``all`` are meant to sample every held-out
             combination, and for other plans, the result is empty.
         plan_table: the plan.
-        cohort: function that returns the cohort with its split.
+        cohort: function that returns the cohort with its split; without a cohort, the result is empty.
         columns: label and attributes that form a combination.
 
     Returns:
         The combinations, each as values by column.
     """
-    if settings.plan not in ("unseen", "union", "all"):
+    known_cohort = cohort() if settings.plan in ("unseen", "union", "all") else None
+    if known_cohort is None:
         return []
     values = {name: set(map(str, wanted)) for name, wanted in (settings.plan_values or {}).items()}
-    table = cohort().table
+    table = known_cohort.table
     training = table[table["split"] == "train"]
     known = {name: training[name].value_counts() for name in columns}
     least = max(1, settings.min_training_patches)

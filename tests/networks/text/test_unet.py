@@ -1,5 +1,6 @@
 import copy
 import inspect
+import io
 
 import pytest
 import torch
@@ -226,3 +227,19 @@ def test_weights_without_the_projection_begin_as_they_were(encoder, image, tmp_p
     codes = encoder.tokenize(TEXTS)
     with torch.no_grad():
         assert torch.equal(network(image, TIMESTEPS, codes), plain(image, TIMESTEPS, codes))
+
+
+def test_an_exported_network_reads_captions(encoder):
+    network = randomized(TextDiffusionUNet(encoder, True, **SIZES))
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(network), file)
+    file.seek(0)
+    scripted = torch.jit.load(file)
+    codes, timesteps = encoder.tokenize([*TEXTS, ""]), torch.tensor([3.0, 700.0, 40.0])
+    for rows in (slice(0, 3), slice(1, 2)):
+        image = torch.randn(len(codes[rows]), 1, 8, 8, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            ours = network(image, timesteps[rows], codes[rows])
+            assert not torch.allclose(ours, network(image), atol=1e-3)
+            torch.testing.assert_close(scripted(image, timesteps[rows], codes[rows]), ours, rtol=0, atol=1e-6)
+            torch.testing.assert_close(scripted(image), network(image), rtol=0, atol=1e-6)
