@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -26,6 +27,8 @@ LARGEST = 25_000_000
 PARTS = ("configs", "docs", "LICENSE")
 WEIGHTS = "model.pt"
 LARGE_FILES = "large_files.yml"
+#: indent of JSON files in the Model Zoo
+ZOO_INDENT = 4
 #: time of all files in the archive, so that the same bundle gives the same archive
 TIME = (2020, 1, 1, 0, 0, 0)
 
@@ -118,6 +121,8 @@ def _stage(bundle: Path, folder: Path, ckpt_dir: Path, weights_url: str | None) 
         elif (bundle / name).is_file():
             folder.mkdir(exist_ok=True)
             shutil.copy(bundle / name, folder / name)
+    for file in (folder / "configs").glob("*.json"):
+        file.write_text(json.dumps(read_json(file), indent=ZOO_INDENT) + "\n", encoding="utf-8")
     models = folder / "models"
     # the list makes later runs treat the model as that of an earlier run, which they set aside and do not refuse
     start_list(models)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import jsonschema
+import monai.bundle
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ from medi_monai.cohort.demo.brain_cohort import make_brain_cohort
 from medi_monai.networks.classifier import load_classifier, save_classifier
 from medi_monai.report.words import arm_title
 from medi_monai.results import read_schema
+from medi_monai.runs.packing import pack_bundle
 from medi_monai.utils.files import load_tensors, read_json, write_json
 from medi_monai.utils.records import sealed
 
@@ -245,6 +247,34 @@ def test_the_second_stage_of_a_cascade_enlarges_slices(aligned, brains, tmp_path
     )
     assert large["caption"].tolist() == small["caption"].tolist()
     assert all(Image.open(tmp_path / "images" / name).size == (32, 32) for name in large["image"])
+
+
+def test_the_packed_bundle_has_its_text_model_and_draws_without_a_cohort(brains, aligned, tmp_path, monkeypatch):
+    archive = pack_bundle(brains.root, tmp_path / "packed.zip", aligned / "models")
+    shutil.unpack_archive(archive, tmp_path)
+    root = tmp_path / brains.root.name
+    schema = read_json(root / "models" / "schema.json")
+    assert schema["text_model"] == schema["beside"] == "text_model"
+    assert all(str(aligned) not in file.read_text() for file in root.rglob("*.json"))
+    # nothing of the place where it was trained is read
+    monkeypatch.setattr(brains, "root", root)
+    brains.run_in_process(
+        "sampling", "inference.json", prompts=["FLAIR MR slice of the brain of a woman"], num_images=2, num_steps=1,
+        output_dir=tmp_path / "images",
+    )  # fmt: skip
+    assert len(pd.read_csv(tmp_path / "images" / "manifest.csv")) == 2 and not list(root.rglob("cohort.csv"))
+    network = monai.bundle.load(root.name, bundle_dir=tmp_path, device="cpu")
+    state = load_tensors(aligned / "models" / "model.pt")
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("bundle_name", ["brain_mri_fair_text_diffusion", "pathology_medi_diffusion"])
+def test_the_network_has_the_shapes_of_the_metadata(bundle_name, tmp_path):
+    configs = ROOT / "bundles" / bundle_name / "configs"
+    monai.bundle.verify_net_in_out(
+        "network_def", meta_file=str(configs / "metadata.json"), config_file=str(configs / "inference.json"),
+        bundle_root=str(tmp_path), device="cpu",
+    )  # fmt: skip
 
 
 def test_a_text_model_that_is_not_there(brains, aligned):

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import zipfile
 from itertools import product
@@ -71,6 +72,13 @@ def test_the_archive_has_all_the_zoo_asks_for_and_no_path_of_this_machine(unpack
     assert (unpacked / "models" / "model.pt").read_bytes() == (trained / "model.pt").read_bytes()
     for file in unpacked.rglob("*.json"):
         assert str(trained.parent) not in file.read_text()
+
+
+def test_configs_are_in_the_format_of_the_zoo_with_the_same_content(unpacked):
+    for file in (BUNDLE / "configs").glob("*.json"):
+        packed = (unpacked / "configs" / file.name).read_text()
+        assert json.loads(packed) == json.loads(file.read_text())
+        assert packed == json.dumps(json.loads(packed), indent=4) + "\n"  # as pretty-format-json has it
 
 
 def test_the_same_bundle_gives_the_same_archive(unpacked, trained, tmp_path):
