@@ -6,17 +6,18 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import torch
 
@@ -34,7 +35,9 @@ __all__ = [
     "claim_folders",
     "folder_lock",
     "follow_launcher",
+    "main_left_out",
     "map_processes",
+    "process_context",
     "release_locks",
     "remove_temporaries",
     "torch_threads",
@@ -45,6 +48,8 @@ Result = TypeVar("Result")
 
 #: lock files of a folder: for a single step that several runs may need, and for a whole run
 LOCK_FILES = STEP_LOCK, RUN_LOCK = ".lock", ".run.lock"
+#: maximum length of the path of a Unix socket in bytes (104 on macOS, including the terminating null byte)
+LONGEST_SOCKET = 103
 #: locks held by the run of this process
 _claims = ExitStack()
 #: whether this worker process must not start another job
@@ -62,7 +67,8 @@ def map_processes(
     :class:`SystemExit`, so that ``function`` can clean up.
 
     Args:
-        function: function that can be imported by name, because processes are spawned: forking breaks torch's threads.
+        function: function that can be imported by name. Processes are not forked from this one, which would break
+            torch's threads, but from one that has only imported the function's module; see :func:`process_context`.
         jobs: arguments of the function.
         num_workers: number of processes; by default one per core.
         task: description of the task, for the progress bar.
@@ -75,9 +81,11 @@ def map_processes(
         return
     workers = max(1, min(num_workers or os.cpu_count() or 1, len(jobs)))
     others = active_children()
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=process_context([_module_of(function)]), initializer=_follow_parent)
     try:
-        yield from progress(pool.map(partial(_run, function), jobs), len(jobs), task, unit)
+        with main_left_out() if _module_of(function) != "__main__" else nullcontext():
+            results = pool.map(partial(_run, function), jobs)
+        yield from progress(results, len(jobs), task, unit)
     except BrokenProcessPool as error:
         raise RunStopped(
             f"a process died while {task}: out of memory, or a file crashed its decoder. The same command resumes; "
@@ -90,6 +98,47 @@ def map_processes(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def process_context(preloaded: Sequence[str]) -> Any:
+    """Return the context of ``multiprocessing`` for processes that share no memory with this one.
+
+    If the system can fork, they start as copies of a process that has only done the imports, so that many processes
+    import PyTorch and MONAI once. That process starts with the first of them, and ends with this one.
+
+    Args:
+        preloaded: modules to import there; no effect if the process has been started before.
+    """
+    forks = "forkserver" in get_all_start_methods() and _has_room_for_socket()
+    context = get_context("forkserver" if forks else "spawn")
+    if forks:
+        context.set_forkserver_preload(list(preloaded))
+    return context
+
+
+def _has_room_for_socket() -> bool:
+    # the socket of the process that forks is below the folder for temporary files
+    return len(os.fsencode(tempfile.gettempdir())) + len("/pymp-12345678/listener-12345678") <= LONGEST_SOCKET
+
+
+def _module_of(function: Callable) -> str:
+    return _module_of(function.func) if isinstance(function, partial) else function.__module__
+
+
+@contextmanager
+def main_left_out() -> Iterator[None]:
+    """Start processes that do not import the main module of this one.
+
+    ``multiprocessing`` would execute it again in each: the jobs do not need it, importing MONAI's command line takes
+    seconds, and a script without ``if __name__ == "__main__"`` would start itself over and over.
+    """
+    main = vars(sys.modules["__main__"])
+    kept: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+    main.update(dict.fromkeys(kept))
+    try:
+        yield
+    finally:
+        main.update(kept)
 
 
 def _run(function: Callable[[Job], Result], job: Job) -> Result:

@@ -5,13 +5,21 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from multiprocessing.connection import Listener
 from pathlib import Path
 
 import pytest
 import torch
 
 from medi_monai.utils.errors import InputError, RunStopped
-from medi_monai.utils.workers import claim_folders, folder_lock, map_processes, release_locks, torch_threads
+from medi_monai.utils.workers import (
+    claim_folders,
+    folder_lock,
+    map_processes,
+    process_context,
+    release_locks,
+    torch_threads,
+)
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
 
@@ -67,6 +75,11 @@ if __name__ == "__main__":
 """
 
 
+def _descendants(process):
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [*children, *(below for child in children for below in _descendants(child))]
+
+
 def _is_running(process):
     return Path(f"/proc/{process}").is_dir()
 
@@ -81,8 +94,8 @@ def test_no_signal_leaves_a_worker_behind_and_ctrl_c_does_not_wait_for_long_jobs
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdout=pipe, stderr=pipe, start_new_session=True)
     assert process.stdout.readline() == b"begun\n"
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) >= 2
+    children = _descendants(process.pid)
+    assert len(children) >= 3  # the process from which the others are forked is one of them
     # as a terminal does, to all of the group; the others reach the parent alone
     (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)
     error = process.communicate(timeout=30)[1].decode()
@@ -95,6 +108,30 @@ def test_no_signal_leaves_a_worker_behind_and_ctrl_c_does_not_wait_for_long_jobs
             break
         time.sleep(0.1)
     assert not any(map(_is_running, children))
+
+
+PLAIN = """
+import math
+from medi_monai.utils.workers import map_processes
+print("started", *map_processes(math.sqrt, [9.0, 4.0], 2, "taking roots", "root"))
+"""
+
+
+def test_a_script_without_a_guard_does_not_start_itself_again(tmp_path):
+    (tmp_path / "plain.py").write_text(PLAIN)
+    done = subprocess.run([sys.executable, tmp_path / "plain.py"], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "started 3.0 2.0\n" and done.returncode == 0, done.stderr
+
+
+@posix
+def test_a_long_folder_for_temporary_files_has_no_room_for_a_socket(tmp_path, monkeypatch):
+    for length, method in ((60, "forkserver"), (120, "spawn")):
+        folder = tmp_path / ("x" * max(1, length - len(str(tmp_path))))
+        folder.mkdir(exist_ok=True)
+        monkeypatch.setattr("tempfile.tempdir", str(folder)[:length])
+        assert process_context([]).get_start_method() == method
+    with pytest.raises(OSError, match="too long"):
+        Listener(str(folder / "pymp-12345678" / "listener-12345678"))
 
 
 HOLD = """

@@ -7,7 +7,6 @@ import os
 import runpy
 import signal
 import sys
-import tempfile
 import warnings
 from collections.abc import Sequence
 from multiprocessing.connection import wait
@@ -19,6 +18,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from medi_monai.utils.errors import report_user_errors
+from medi_monai.utils.workers import main_left_out, process_context
 
 __all__ = ["interrupt", "start_bundle"]
 
@@ -48,9 +48,6 @@ PRELOADED = [
     "tensorboard.summary",
 ]
 
-#: maximum length of the path of a Unix socket in bytes (104 on macOS, including the terminating null byte)
-LONGEST_SOCKET = 103
-
 
 def start_bundle(
     arguments: Sequence[str],
@@ -69,26 +66,14 @@ def start_bundle(
         log: file to which the output of the run is appended; None to print to the output of this process.
         idle: whether the run gets a processor only while no other process needs it.
     """
-    context = _context()
+    context = process_context(PRELOADED)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
     process: BaseProcess = context.Process(target=_run, args=(list(arguments), threads, log and os.fspath(log), idle))
-    process.start()
+    with main_left_out():
+        process.start()
     return process
-
-
-def _context() -> Any:
-    forks = "forkserver" in multiprocessing.get_all_start_methods() and _has_room_for_socket()
-    context = multiprocessing.get_context("forkserver" if forks else "spawn")
-    if forks:
-        context.set_forkserver_preload(PRELOADED)
-    return context
-
-
-def _has_room_for_socket() -> bool:
-    # the socket of the process that forks is below the folder for temporary files
-    return len(os.fsencode(tempfile.gettempdir())) + len("/pymp-12345678/listener-12345678") <= LONGEST_SOCKET
 
 
 def interrupt(process: BaseProcess) -> None:

@@ -173,18 +173,3 @@ def test_a_run_whose_parent_is_killed_as_it_begins_ends_without_a_traceback(tmp_
     (tmp_path / "late.py").write_text(LATE)
     done = subprocess.run([sys.executable, tmp_path / "late.py"], capture_output=True, text=True, timeout=100)
     assert done.returncode == 130 and done.stderr.startswith("medi_monai: interrupted."), done.stderr
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sockets of Unix")
-def test_a_long_folder_for_temporary_files_has_no_room_for_a_socket(tmp_path, monkeypatch):
-    from multiprocessing.connection import Listener
-
-    from medi_monai.runs.experiment.process import LONGEST_SOCKET, _has_room_for_socket
-
-    for length in (60, 120):
-        folder = tmp_path / ("x" * max(1, length - len(str(tmp_path))))
-        folder.mkdir()
-        monkeypatch.setattr("tempfile.tempdir", str(folder))
-        assert _has_room_for_socket() == (len(str(folder)) + 32 <= LONGEST_SOCKET)
-    with pytest.raises(OSError, match="too long"):
-        Listener(str(folder / "pymp-12345678" / "listener-12345678"))
