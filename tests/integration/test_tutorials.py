@@ -27,8 +27,20 @@ def executed(bundle, tmp_path, monkeypatch):
     return execute
 
 
+#: as little work as can be
+FEW_PATCHES = {"max_patches_per_slide": 4, "num_workers": 1}
+QUICK = {
+    "prepare": FEW_PATCHES,
+    "train": {
+        "channels": [16, 32], "attention_levels": [False, True], "num_res_blocks": 1, "max_steps": 8,
+        "warmup_steps": 3, "batch_size": 8, "val_interval": 4, "sample_every": 8, "num_validation": 16,
+    },
+    "inference": {"num_steps": 2, "images_per_combination": 2},
+}  # fmt: skip
+
+
 def test_the_quickstart_tells_its_story(bundle, executed, tmp_path):
-    settings = {"MEDI_TUTORIAL_STEPS": 8, "MEDI_TUTORIAL_IMAGES": 2, "MEDI_BUNDLE": bundle.root}
+    settings = {"MEDI_TUTORIAL_OPTIONS": json.dumps(QUICK), "MEDI_BUNDLE": bundle.root}
     notebook = executed("01_quickstart.ipynb", MEDI_TUTORIAL_OUTPUT=tmp_path / "output", **settings)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     printed = "".join(output.get("text", "") for output in outputs)
@@ -53,7 +65,8 @@ def test_the_cohort_tutorial_tells_its_story(bundle, executed, tmp_path):
 
 
 def test_the_shortcut_tutorial_tells_its_story(bundle, executed, tmp_path):
-    settings = {"MEDI_TUTORIAL_PATCHES": 8, "MEDI_TUTORIAL_REPEATS": 2, "MEDI_BUNDLE": bundle.root}
+    options = {"prepare": FEW_PATCHES | {"max_patches_per_slide": 8}, "probe": {"num_repeats": 2, "num_workers": 1}}
+    settings = {"MEDI_TUTORIAL_OPTIONS": json.dumps(options), "MEDI_BUNDLE": bundle.root}
     notebook = executed("03_is_there_a_shortcut.ipynb", MEDI_TUTORIAL_OUTPUT=tmp_path / "output", **settings)
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     tables = " ".join(output.get("data", {}).get("text/plain", "") for output in shown)
@@ -68,7 +81,6 @@ def test_notebooks_are_stored_without_outputs():
         assert not any(cell.get("outputs") for cell in cells), f"{path.name} holds outputs: clear them"
 
 
-#: as little work as can be
 BRAINS = {
     "prepare": {"image_size": 16},
     "train": {
