@@ -121,12 +121,11 @@ def command(bundle, slides):
 
 
 @pytest.fixture(scope="module")
-def done(bundle, command, tmp_path_factory):
+def done(bundle, slides, tmp_path_factory):
     """The folder of a run that nothing disturbed, and what it printed."""
     output = tmp_path_factory.mktemp("done")
-    run = subprocess.run(command(output), env=bundle.environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return output, run.stdout + run.stderr
+    files = ("prepare.json", slides / "overlay.yaml")
+    return output, bundle.must_run("preparing", *files, dataset_dir=slides, output_dir=output)
 
 
 def contents(root):
@@ -208,7 +207,7 @@ def interrupt(process, output, sent, num_slides):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(bundle, command, done, tmp_path):
+def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(bundle, slides, command, done, tmp_path):
     output, finished = tmp_path / "out", {}
     for sent, num_slides in ((signal.SIGKILL, 1), (signal.SIGINT, 3)):
         process = subprocess.Popen(
@@ -230,7 +229,8 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(bundle, command
         assert num_slides * 50 < len(finished) < len(contents(done[0]))
         if sent == signal.SIGINT:
             assert "medi_monai: interrupted. Finished files are complete; repeat the command to resume." in printed
-    subprocess.run(command(output, num_workers=1), env=bundle.environment, capture_output=True, check=True)
+    options = {"dataset_dir": slides, "output_dir": output, "num_workers": 1}
+    bundle.must_run("preparing", "prepare.json", slides / "overlay.yaml", **options)
     assert contents(output) == contents(done[0])
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert not list(output.rglob("*.part"))
