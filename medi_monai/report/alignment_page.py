@@ -31,7 +31,7 @@ from medi_monai.report.sections import (
     add_run_time,
     fidelity_row,
 )
-from medi_monai.report.words import DASH, arm_title, figure_text, number, percent_text, share_table, short
+from medi_monai.report.words import DASH, DEMO, arm_title, figure_text, number, percent_text, share_table, short
 from medi_monai.results import Figure, Finding
 from medi_monai.results.alignment import AlignmentMetrics, PromptRow, TuningCurve
 from medi_monai.utils.text import plural
@@ -70,11 +70,11 @@ def write_alignment_page(
     """
     names = " and ".join(metrics.target.attributes)
     target = ", ".join(f"{value} {target_text(share)}" for value, share in metrics.target.target.items())
-    page = Page(
-        f"Alignment of {names}",
+    lead = (
         f"Shares of {names} in generated images before and after alignment. Target: {target}. Images are classified by "
-        "the judge, a classifier that was not used for the tuning.",
+        "the judge, a classifier that was not used for the tuning."
     )
+    page = Page(f"Alignment of {names}", f"{DEMO} {lead}" if metrics.demo else lead)
     _add_answer(page, metrics)
     _add_pairs(page, pairs, mpp)
     add_findings(page, [*metrics.verdict["after"].findings, *_warnings(metrics, errors=False)])

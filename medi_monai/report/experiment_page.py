@@ -30,6 +30,7 @@ from medi_monai.report.plots import forest_plot
 from medi_monai.report.probe_page import add_class_accuracies, chance_marks, main_figures
 from medi_monai.report.sections import StageTime, add_findings, add_provenance, add_run_time
 from medi_monai.report.words import (
+    DEMO,
     arm_title,
     arm_words,
     figure_text,
@@ -49,10 +50,6 @@ LINKS = {"evaluation": "Full evaluation", "probing": "Full probing results", "au
 ACCURACIES = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": "worst-group accuracy"}
 #: what patients of a split are for
 USES = {"train": "training", "val": "validation", "holdout": "testing", "test": "testing"}
-DEMO = (
-    "Demonstration: all images, including those called real, were drawn by a program; patients and centers are made "
-    "up. The results say nothing about real patients."
-)
 #: maximum numbers of classes and of values in the plot of the cohort; the audit page, to which it links, has more
 MOST_CELLS = 30
 #: maximum number of findings of the audit on the page; the audit page, to which it links, has all

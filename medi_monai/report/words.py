@@ -37,6 +37,11 @@ __all__ = [
     "trainings_text",
 ]
 
+#: what pages say first if their real images are those of a demo cohort
+DEMO = (
+    "Demonstration: all images, including those called real, were drawn by a program; patients and centers are made "
+    "up. The results say nothing about real patients."
+)
 DASH = "–"
 #: non-breaking space, which keeps the parts of a figure on one line
 FIXED = "\u00a0"

@@ -340,6 +340,7 @@ class AlignmentMetrics(PredictedShares):
         seeds: single seeds of the arms with several, whose figures are means over them.
         verdict: verdict on every arm except ``before``.
         warnings: limitations of the conclusions.
+        demo: whether the real images are those of a demo cohort.
     """
 
     part: str
@@ -367,6 +368,7 @@ class AlignmentMetrics(PredictedShares):
     copy_search: CopySearchResults | None = None
     regularizer: Mapping[str, Any] | None = None
     seeds: Mapping[str, SeedResults] = field(default_factory=dict)
+    demo: bool = False
 
     @property
     def tolerance(self) -> float:

@@ -11,7 +11,8 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from medi_monai.cohort.demo import CENTERS, TUMORS, DemoCohort, demo_dataset, demo_schema
+from medi_monai.cohort.demo import CENTERS, TUMORS, DemoCohort, are_made_up, demo_dataset, demo_schema
+from medi_monai.cohort.demo.brain_cohort import brain_patient_table
 from medi_monai.cohort.demo.cohort import VERSION, demo_slide_table, write_pyramid
 from medi_monai.cohort.demo.histology import draw_stains, scan
 from medi_monai.cohort.demo.profiles import NUM_PATIENTS, Preparation, stain_only
@@ -317,3 +318,10 @@ def test_a_pyramid_halves_by_means_of_four_pixels(tmp_path):
             assert 1e4 / (page.tags["XResolution"].value[0] / page.tags["XResolution"].value[1]) == pytest.approx(
                 0.31 * factor, rel=1e-4
             )
+
+
+def test_patients_of_every_demo_are_known_to_be_made_up():
+    for cohort in (DemoCohort(), DemoCohort(1, balanced=True), DemoCohort(stain_only=True)):
+        assert are_made_up(demo_slide_table(cohort)["case_submitter_id"])
+    assert all(are_made_up(brain_patient_table(5, name=name)["patient"]) for name in ("DEMO", "REFERENCE"))
+    assert not are_made_up([]) and not are_made_up(["DEMO-01-0100", "TCGA-AA-3812"])

@@ -105,3 +105,10 @@ def test_the_distance_within_prompts_has_a_plot_of_its_own():
     assert list(left.lines[2].get_ydata()) == pytest.approx([0.4, 0.3, 0.2])
     assert list(right.lines[2].get_ydata()) == pytest.approx([0.4, 0.3, 0.35])
     assert list(right.lines[3].get_xdata()) == [10, 10]
+
+
+def test_a_demo_cohort_is_said_to_be_one(page):
+    assert "Demonstration: all images" not in visible(page(alignment_content()))
+    assert "Demonstration: all images, including those called real" in visible(
+        page({**alignment_content(), "demo": True})
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from medi_monai.utils.workers import map_processes
 __all__ = [
     "BRAIN_DEMO_NAMES",
     "DEMO_NAMES",
+    "are_made_up",
     "DemoCohort",
     "demo_dataset",
     "demo_schema",
@@ -43,7 +45,15 @@ TILE = 256
 DEMO_NAMES = ("demo_balanced", "demo_stain", "demo@0")
 #: those of them that select a brain demo cohort
 BRAIN_DEMO_NAMES = ("demo_balanced", "demo@0")
+#: beginnings of the names of patients that are made up, of both bundles
+MADE_UP = ("DEMO-", "DEMO_", "REFERENCE_")
 RACES = ("white", "black or african american", "asian", "not reported")
+
+
+def are_made_up(patients: Iterable[str]) -> bool:
+    """Return whether all patients of a cohort, by their names, are those of a demo."""
+    names = set(map(str, patients))
+    return bool(names) and all(name.startswith(MADE_UP) for name in names)
 
 
 @dataclass(frozen=True)

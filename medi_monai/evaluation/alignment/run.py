@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from medi_monai.cohort.demo import are_made_up
 from medi_monai.evaluation.alignment.adherence import measure_adherence
 from medi_monai.evaluation.alignment.encoders import REGULARIZER
 from medi_monai.evaluation.alignment.images import ComparedImages, Measured, compared_images
@@ -152,6 +153,7 @@ def _metrics(
             "regularizer": (inputs.recorded or {}).get(REGULARIZER),
             "settings": settings,
             "digests": inputs.digests,
+            "demo": are_made_up(inputs.real.table["patient"]),
             "verdict": {},
             "warnings": [],
         },

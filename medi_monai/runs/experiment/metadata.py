@@ -11,7 +11,6 @@ from typing import Any
 from PIL import Image
 
 from medi_monai.cohort import Cohort
-from medi_monai.cohort.demo import DemoCohort
 from medi_monai.cohort.samples import read_arms
 from medi_monai.diffusion import SOLVERS
 from medi_monai.engines.sampling_settings import GuidanceSettings
@@ -132,9 +131,7 @@ class MetadataExperiment:
                 f"images are added to its training data? Does it help if the generator knows not only the class, but "
                 f"also {' and '.join(columns[1:])}?"
             ),
-            cohort=summarize_cohort(
-                cohort, columns, "cohort", DemoCohort.selected_by(run.settings["dataset_dir"]) is not None
-            ),
+            cohort=summarize_cohort(cohort, columns, "cohort"),
             verdict=(
                 *verdict(fidelity, probe),
                 *(second_findings(second, probe) if second else [Finding("note", self._second.why_none)]),

@@ -32,7 +32,9 @@ def test_a_cohort_is_counted_by_split_and_combination(cohort):
     summary = summarize_cohort(cohort, ["tumor", "center"], "cohort")
     assert summary.counts == {"train": SplitCounts(3, 2, 1), "holdout": SplitCounts(2, 2, 2)}
     assert (summary.combinations.seen, summary.combinations.unseen) == (2, 1)
-    assert (summary.label, summary.attributes, summary.dir) == ("tumor", ("center",), "cohort")
+    assert (summary.label, summary.attributes, summary.dir) == ("tumor", ("center",), "cohort") and not summary.demo
+    demo = cohort.table.assign(patient="DEMO-01-" + cohort.table["patient"])
+    assert summarize_cohort(Cohort(demo, cohort.root), ["tumor", "center"], "cohort").demo
 
 
 def test_results_keep_to_their_schema(cohort, tmp_path):
