@@ -101,6 +101,7 @@ setup(
     long_description_content_type="text/markdown",
     author="The medi_monai authors",
     license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
     packages=find_packages(include=["medi_monai", "medi_monai.*"]),
     package_data={"medi_monai": ["py.typed", "**/*.json", "**/*.j2", "**/*.html", "**/*.css"]},

@@ -8,12 +8,16 @@ import re
 import runpy
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 import setuptools
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import medi_monai
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -169,3 +173,21 @@ def test_every_file_of_the_package_is_in_its_wheel(declared):
     modules = {path for name in declared["packages"] for path in (ROOT / name.replace(".", "/")).glob("*.py")}
     files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert sorted(str(path.relative_to(ROOT)) for path in files - data - modules) == []
+
+
+def test_the_notice_names_every_pinned_package_whose_license_is_not_permissive():
+    notice = (ROOT / "NOTICE").read_text()
+    names = {canonicalize_name(name) for name in re.findall(r"[\w.-]+", notice)}
+    found = set()
+    for installed in distributions():
+        about = installed.metadata
+        said = [about.get("License-Expression") or about.get("License") or "", *(about.get_all("Classifier") or [])]
+        if re.search(r"\bL?GPL|\bMPL\b|Mozilla", " ".join(text[:300] for text in said)):
+            found.add(canonicalize_name(about["Name"]))
+    assert {"openslide-python", "tqdm"} <= found  # that licenses are read at all
+    assert found & set(pins("constraints.txt")) <= names
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == medi_monai.__version__ and citation["license"] == "Apache-2.0"
