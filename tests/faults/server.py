@@ -60,7 +60,6 @@ def be_the_run(job: dict, output: int) -> None:
     """Turn this process into the run; does not return."""
     import monai.bundle
 
-    from medi_monai.runs.experiment import process
     from medi_monai.utils import workers
 
     os.setpgid(0, 0)
@@ -70,7 +69,6 @@ def be_the_run(job: dict, output: int) -> None:
     if not job.get("spawn"):
         # processes of a run begin as copies of it: to import everything anew takes each of them some seconds
         workers.get_context = lambda method: multiprocessing.get_context("fork")
-        process._context = lambda: multiprocessing.get_context("fork")
     if "at_write" in job:
         watch_writes(job)
     os.environ.update(job["environment"])
