@@ -145,6 +145,16 @@ class CohortDirSettings(Settings):
     )
 
 
+class TrainedCohortSettings(Settings):
+    """Cohort of the training."""
+
+    cohort_dir: PathText | None = setting(
+        None,
+        "folder of the prepared cohort; null: that of the training or, without it, the combinations that model.json "
+        "records",
+    )
+
+
 class PreparingSettings(ReadingSettings, defaults={"on_error": "skip"}):
     """Preparing."""
 
@@ -246,6 +256,7 @@ GROUPS: dict[str, type[Settings]] = {
     "clip": ClipSettings,
     "cohort": CohortSettings,
     "cohort_dir": CohortDirSettings,
+    "trained_cohort": TrainedCohortSettings,
     "comparison": ComparisonSettings,
     "compression": CompressionSettings,
     "conditions": ConditionSettings,

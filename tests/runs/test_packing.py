@@ -111,14 +111,16 @@ def test_monai_exports_a_network_that_hears_its_conditions(unpacked, tmp_path, m
         torch.testing.assert_close(scripted(*inputs), network(*inputs), rtol=0, atol=1e-5)
 
 
-def test_it_samples_unseen_combinations_without_the_cohort(unpacked, trained, tmp_path):
+def test_it_samples_unseen_combinations_without_the_cohort(unpacked, trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDI_CACHE", str(tmp_path / "cache"))
     monai.bundle.run(
         "sampling", bundle_root=str(unpacked), config_file=str(unpacked / "configs/inference.json"), plan="unseen",
         output_dir=str(tmp_path / "images"), images_per_combination=1, num_steps=1,
     )  # fmt: skip
     drawn = pd.read_csv(tmp_path / "images" / "manifest.csv")
     assert sorted(drawn[COLUMNS].itertuples(index=False, name=None)) == sorted(unseen_pairs())
-    assert not list(unpacked.rglob("cohort.csv"))
+    # neither a cohort was prepared, nor the slides of the demo drawn for it
+    assert not list(unpacked.rglob("cohort.csv")) and not list((tmp_path / "cache").rglob("*.tiff"))
 
 
 def test_large_weights_are_named_and_left_out(trained, tmp_path):
