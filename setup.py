@@ -76,6 +76,17 @@ EXTRAS = {
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 
 
+#: files of a trained model that comes with a bundle; runs write others next to them
+MODEL = (".medi_files.jsonl", "model.pt", "model.json", "schema.json", "clip")
+
+
+def left_out(folder, names):
+    """Return what runs wrote into a bundle, which is not shipped."""
+    if Path(folder).name == "models":
+        return [name for name in names if name not in MODEL]
+    return shutil.ignore_patterns("output", "__pycache__")(folder, names)
+
+
 class BuildWithBundles(build_py):
     """Copy what is shipped into the package that is built, so that an installed wheel has it."""
 
@@ -88,7 +99,7 @@ class BuildWithBundles(build_py):
         target.mkdir(parents=True)
         for name in SHIPPED:
             if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("output", "__pycache__"))
+                shutil.copytree(ROOT / name, target / name, ignore=left_out)
             else:
                 shutil.copy(ROOT / name, target / name)
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def files_of(folder):
         found |= {
             file.relative_to(folder) for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
         }
-    return {file for file in found if not {"output", "models", "__pycache__"} & set(file.parts)}
+    return {file for file in found if not {"output", "__pycache__"} & set(file.parts)}
 
 
 def test_a_checkout_has_what_is_shipped_next_to_the_package():
@@ -52,11 +53,20 @@ def test_a_bundle_in_the_working_directory_comes_first(tmp_path, monkeypatch):
 
 
 def test_a_built_package_holds_all_of_it(tmp_path):
-    """What setup.py puts into the wheel is found without the repository."""
+    """What setup.py puts into the wheel is found without the repository; what runs wrote into bundles is left out."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "docs", "tests", "tutorials", "bundles"))
+    written = shutil.ignore_patterns("output", "checkpoint*", "earlier-*", "cls", ".run.lock")
+    shutil.copytree(ROOT / "bundles", source / "bundles", ignore=written)
+    expected = files_of(source)
+    for name in ("models/checkpoint_00000001.pt", "models/earlier-1/model.pt", "output/summary.json"):
+        path = source / "bundles" / PATHOLOGY_BUNDLE / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     build = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
     build += ["build", "--build-base", str(tmp_path / "build"), "--build-lib", str(tmp_path / "lib")]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    assert files_of(tmp_path / "lib" / "medi_monai" / "shipped") == files_of(ROOT)
+    subprocess.run(build, cwd=source, check=True, capture_output=True)
+    assert files_of(tmp_path / "lib" / "medi_monai" / "shipped") == expected
     code = "import medi_monai; from medi_monai.runs.shipped import shipped_dir; print(shipped_dir())"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "lib")}
     done = subprocess.run(
