@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +17,12 @@ from medi_monai.cohort.selection import captioned_cohort
 from medi_monai.evaluation.alignment.encoders import check_encoder
 from medi_monai.results import plain, read_results
 from medi_monai.results.alignment import AlignmentMetrics
-from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
-from medi_monai.runs.experiment.stages import Stage
+from medi_monai.runs.experiment.resolved import Stage
+from medi_monai.runs.experiment.run import Outcome, RunContext
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path, file_digest, read_json
 
-__all__ = ["AlignmentExperiment", "alignment_experiment_run"]
+__all__ = ["AlignmentExperiment"]
 
 ROLES = ("guide", "validation", "judge")
 TO_CHOOSE_FROM = "to choose from"
@@ -49,60 +48,25 @@ STAGES_OF = {
 BY_PROMPT = {"prompted": "named", "debiased": "debiased"}
 
 
-def alignment_experiment_run(
-    bundle_root: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    options: Mapping[str, Any],
-    stage_options: Mapping[str, Mapping[str, Any]],
-    reference_dir: str | None,
-    num_images: int,
-    alternatives: bool = True,
-    num_candidates: int = 1800,
-    max_parallel_stages: int | None = None,
-    num_tunings: int = 1,
-) -> AlignmentMetrics:
-    """Prepare, train a model and classifiers, align, sample before and after with the same noise, and evaluate.
-
-    Args:
-        bundle_root: folder of the bundle.
-        output_dir: folder of the experiment.
-        options: options by id; see :func:`run_experiment`.
-        stage_options: options by kind of stage: ``training``, ``classifying``, ``sampling``, ``aligning``,
-            ``retraining``, ``resampling``, ``evaluation``; see :func:`run_experiment`.
-        reference_dir: ``dataset_dir`` of real images with the target shares; None compares with the cohort.
-        num_images: number of images before and after tuning, for neutral prompts and for prompts that name the
-            attribute.
-        alternatives: whether to include four alternatives: ``retrained``, the model trained further on real images
-            resampled to the target; ``resampled``, images of the untuned model selected by the guide; ``prompted``,
-            images of the untuned model for prompts that name subgroups with the target's shares; and ``debiased``,
-            images of the untuned model for text embeddings moved to subgroups with the target's shares.
-        num_candidates: number of images from which ``resampled`` selects, drawn with separate noise.
-        max_parallel_stages: maximum number of parallel stages; see :func:`run_experiment`.
-        num_tunings: number of seeds of the tuning; that of each further one is larger by 1.
-
-    Returns:
-        The content of ``metrics.json`` of the evaluation.
-
-    Raises:
-        InputError: see :func:`run_experiment`; also if there are neither templates nor prompts, or the target has
-            invalid shares (before any stage), and for a target with unknown values or prompts that are not neutral
-            (after preparing).
-        RunStopped: see :func:`run_experiment`.
-    """
-    candidates = num_candidates if alternatives else None
-    experiment = AlignmentExperiment(reference_dir, num_images, candidates, num_tunings)
-    return run_experiment(experiment, bundle_root, output_dir, options, stage_options, max_parallel_stages)
-
-
 @dataclass(frozen=True)
 class AlignmentExperiment:
     """Stages and page of the alignment experiment; see :class:`medi_monai.runs.experiment.run.Experiment`.
 
+    Prepares, trains a model and classifiers, aligns, samples before and after with the same noise, and evaluates. Kinds
+    of stages for ``stage_options`` are ``training``, ``classifying``, ``sampling``, ``aligning``, ``retraining``,
+    ``resampling`` and ``evaluation``. Missing templates and prompts, and a target with invalid shares, are refused
+    before any stage; a target with unknown values, and prompts that are not neutral, after preparing.
+
     Args:
-        reference_dir: data set with the target shares; see :func:`alignment_experiment_run`.
-        num_images: number of images; see :func:`alignment_experiment_run`.
-        num_candidates: number of images from which ``resampled`` selects; None to omit all alternatives.
-        num_tunings: number of seeds of the tuning.
+        reference_dir: ``dataset_dir`` of real images with the target shares; None compares with the cohort.
+        num_images: number of images before and after tuning, for neutral prompts and for prompts that name the
+            attribute.
+        num_candidates: number of images from which ``resampled`` selects, drawn with separate noise; None to omit all
+            four alternatives: ``retrained``, the model trained further on real images resampled to the target;
+            ``resampled``, images of the untuned model selected by the guide; ``prompted``, images of the untuned model
+            for prompts that name subgroups with the target's shares; and ``debiased``, images of the untuned model for
+            text embeddings moved to subgroups with the target's shares.
+        num_tunings: number of seeds of the tuning; that of each further one is larger by 1.
     """
 
     reference_dir: str | None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from medi_monai.runs.experiment.stages import Stage, StageRun
+from medi_monai.runs.experiment.resolved import ResolvedStage
+from medi_monai.runs.experiment.stages import StageRun
 from medi_monai.utils.errors import InputError, RunStopped
 
 __all__ = ["IdleStages"]
@@ -14,19 +15,19 @@ class IdleStages:
     """Stages that prepare what later stages would otherwise do themselves, one at a time, with the lowest priority.
 
     The system gives their process a processor only if no other process needs it, so they do not count among parallel
-    stages. A stage starts while another one runs, and is stopped as soon as one of :attr:`Stage.idle_until` starts,
-    which then does the rest; if it fails, that stage does it all.
+    stages. A stage starts while another one runs, and is stopped as soon as one of its ``idle_until`` starts, which
+    then does the rest; if it fails, that stage does it all.
 
     Args:
         stages: the stages, in the order in which they are started.
     """
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[ResolvedStage]) -> None:
         self._waiting = list(stages)
         self._running: list[StageRun] = []
         self._stopped: set[str] = set()
 
-    def next_stage(self, done: Collection[str], to_come: Collection[str]) -> Stage | None:
+    def next_stage(self, done: Collection[str], to_come: Collection[str]) -> ResolvedStage | None:
         """Return the next stage to start, and no longer hold it; None while one runs, or if none is of use now.
 
         Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,8 @@ from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
 from medi_monai.runs.experiment.cohort_summary import summarize_cohort
 from medi_monai.runs.experiment.pictures import sample_grid
-from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
+from medi_monai.runs.experiment.resolved import Stage
+from medi_monai.runs.experiment.run import Outcome, RunContext
 from medi_monai.runs.experiment.second_encoder import (
     SecondEncoder,
     choose_second_encoder,
@@ -37,12 +37,11 @@ from medi_monai.runs.experiment.second_encoder import (
     read_second,
     second_stages,
 )
-from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import unknown_value
 from medi_monai.utils.files import atomic_path, read_json
 from medi_monai.wsi.transforms import patch_transforms
 
-__all__ = ["ARMS", "MetadataExperiment", "metadata_experiment_run", "metadata_stages"]
+__all__ = ["ARMS", "MetadataExperiment", "metadata_stages"]
 
 #: arms of the experiment, each with the overlays of its configs
 ARMS: dict[str, list[str]] = {"cls": ["class_only.json"], "medi": []}
@@ -50,35 +49,12 @@ ARMS: dict[str, list[str]] = {"cls": ["class_only.json"], "medi": []}
 CONTROL = "medi_permuted"
 
 
-def metadata_experiment_run(
-    bundle_root: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    options: Mapping[str, Any],
-    stage_options: Mapping[str, Mapping[str, Any]],
-    max_parallel_stages: int | None = None,
-) -> ExperimentResults:
-    """Prepare, train and sample both arms, evaluate and probe; write ``experiment.json`` and ``report.html``.
-
-    Args:
-        bundle_root: folder of the bundle.
-        output_dir: folder of the experiment.
-        options: options by id; see :func:`run_experiment`.
-        stage_options: options by kind of stage: ``preparing``, ``training``, ``sampling``, ``probing``; see
-            :func:`run_experiment`.
-        max_parallel_stages: maximum number of parallel stages; see :func:`run_experiment`.
-
-    Returns:
-        The content of ``experiment.json``.
-
-    Raises:
-        InputError: see :func:`run_experiment`.
-        RunStopped: see :func:`run_experiment`.
-    """
-    return run_experiment(MetadataExperiment(), bundle_root, output_dir, options, stage_options, max_parallel_stages)
-
-
 class MetadataExperiment:
-    """Stages and page of the metadata experiment; see :class:`medi_monai.runs.experiment.run.Experiment`."""
+    """Stages and page of the metadata experiment; see :class:`medi_monai.runs.experiment.run.Experiment`.
+
+    Prepares, trains and samples both arms, evaluates and probes; writes ``experiment.json`` and ``report.html``. Kinds
+    of stages for ``stage_options`` are ``preparing``, ``training``, ``sampling`` and ``probing``.
+    """
 
     config = "class_only.json"
 

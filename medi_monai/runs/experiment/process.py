@@ -54,6 +54,7 @@ def start_bundle(
     threads: int | None = None,
     log: str | os.PathLike | None = None,
     idle: bool = False,
+    processes: int = 1,
 ) -> BaseProcess:
     """Start ``python -W ignore -m monai.bundle`` and return its process, whose exit code is that of the run.
 
@@ -65,12 +66,14 @@ def start_bundle(
         threads: number of threads of the run, as with ``OMP_NUM_THREADS``; None for the default of this process.
         log: file to which the output of the run is appended; None to print to the output of this process.
         idle: whether the run gets a processor only while no other process needs it.
+        processes: number of processes of ``torchrun`` among which the run is divided; 1 to run without it.
     """
     context = process_context(PRELOADED)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    process: BaseProcess = context.Process(target=_run, args=(list(arguments), threads, log and os.fspath(log), idle))
+    given = list(arguments), threads, log and os.fspath(log), idle, processes
+    process: BaseProcess = context.Process(target=_run, args=given)
     with main_left_out():
         process.start()
     return process
@@ -82,7 +85,7 @@ def interrupt(process: BaseProcess) -> None:
         os.kill(process.pid, _stop_signal())
 
 
-def _run(arguments: list[str], threads: int | None, log: str | None, idle: bool) -> None:
+def _run(arguments: list[str], threads: int | None, log: str | None, idle: bool, processes: int = 1) -> None:
     # set the hook here as well, for errors before the bundle sets it
     report_user_errors()
     try:
@@ -100,8 +103,13 @@ def _run(arguments: list[str], threads: int | None, log: str | None, idle: bool)
             _print_into(log)
         if threads is not None:
             _compute_with(threads)
-        sys.argv = ["monai.bundle", *arguments]
-        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+        module, launcher = "monai.bundle", []
+        if processes > 1:
+            module = "torch.distributed.run"
+            launcher = ["--standalone", "--nproc_per_node", str(processes), "-m", "monai.bundle"]
+            os.environ["PYTHONWARNINGS"] = "ignore"
+        sys.argv = [module, *launcher, *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except Exception:
         # call the hook that prints user errors in one line; multiprocessing would always print a traceback
         sys.excepthook(*sys.exc_info())

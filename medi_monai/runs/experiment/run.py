@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from medi_monai.runs.experiment.resolved import Stage
 from medi_monai.runs.experiment.schedule import Schedule
-from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.records import check_results, claim_results
 from medi_monai.utils.run_dir import finish_run
 
-__all__ = ["Experiment", "Outcome", "RunContext", "run_experiment"]
+__all__ = ["Experiment", "Outcome", "RunContext", "check_experiment", "run_experiment"]
 
 #: type of the results of an experiment
 R = TypeVar("R", covariant=True)
@@ -78,6 +78,32 @@ class Experiment(Protocol[R]):
         """Read the results of the stages and write the page."""
 
 
+def check_experiment(
+    experiment: Experiment[Any],
+    bundle_root: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    options: Mapping[str, Any],
+    stage_options: Mapping[str, Mapping[str, Any]],
+) -> tuple[Path, Path, dict]:
+    """Check an experiment and its folder before the first stage; see :func:`run_experiment`.
+
+    Returns:
+        The folders of the bundle and the experiment, and the options of the stages.
+
+    Raises:
+        InputError: see :func:`run_experiment`.
+    """
+    bundle, output = Path(bundle_root).resolve(), Path(output_dir).resolve()
+    if not (bundle / "configs" / experiment.config).is_file():
+        raise InputError(
+            f"{bundle} is not a bundle with this experiment (no configs/{experiment.config}); give --bundle_root"
+        )
+    check_results(output, "experiment")
+    checked = experiment.check(output, options, stage_options)
+    claim_results(output, "experiment")
+    return bundle, output, checked
+
+
 def run_experiment(
     experiment: Experiment[R],
     bundle_root: str | os.PathLike,
@@ -85,6 +111,7 @@ def run_experiment(
     options: Mapping[str, Any],
     stage_options: Mapping[str, Mapping[str, Any]],
     max_parallel_stages: int | None = None,
+    resources: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> R:
     """Run the stages of an experiment, and write its results, its page and ``summary.json``.
 
@@ -99,6 +126,8 @@ def run_experiment(
         stage_options: options by kind of stage, which only stages of this kind get; they take precedence.
         max_parallel_stages: maximum number of independent stages that run in parallel; None for two on a CPU and one on
             a GPU.
+        resources: resources of stages, of which only ``processes`` counts here; see
+            :func:`medi_monai.runs.experiment.resolved.resolve_stages`.
 
     Returns:
         The results of the experiment.
@@ -108,16 +137,9 @@ def run_experiment(
             refuse; and if the images of ``dataset_dir`` have changed since earlier stages were run.
         RunStopped: if a stage failed; the stage prints the reason, and repeating the command resumes the experiment.
     """
-    bundle, output = Path(bundle_root).resolve(), Path(output_dir).resolve()
-    if not (bundle / "configs" / experiment.config).is_file():
-        raise InputError(
-            f"{bundle} is not a bundle with this experiment (no configs/{experiment.config}); give --bundle_root"
-        )
-    check_results(output, "experiment")
-    options = experiment.check(output, options, stage_options)
-    claim_results(output, "experiment")
+    bundle, output, options = check_experiment(experiment, bundle_root, output_dir, options, stage_options)
     start = time.perf_counter()
-    schedule = Schedule(bundle, output, options, stage_options, max_parallel_stages)
+    schedule = Schedule(bundle, output, options, stage_options, max_parallel_stages, resources)
     run = RunContext(output, options, stage_options, schedule.seconds)
     for stages in experiment.stages(run):
         schedule.run(stages)

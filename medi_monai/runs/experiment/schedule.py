@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from medi_monai.runs.experiment.idle import IdleStages
-from medi_monai.runs.experiment.stages import Stage, StageRun
+from medi_monai.runs.experiment.resolved import ResolvedStage, Stage, resolve_stages
+from medi_monai.runs.experiment.stages import StageRun
 from medi_monai.utils.errors import InputError, RunStopped
 
-__all__ = ["Schedule"]
+__all__ = ["Schedule", "can_only_run_alone"]
 
 #: seconds between checks for new output of parallel stages
 POLL = 0.2
@@ -40,6 +41,7 @@ class Schedule:
         stage_options: options by kind of stage.
         max_parallel: maximum number of parallel stages; by default 2, or 1 if ``options["device"]`` is not a CPU or
             there is only one thread.
+        resources: resources of stages, of which only ``processes`` counts here; see :func:`resolve_stages`.
 
     Attributes:
         seconds: run time of each stage by name, in seconds, including stages that were already done; not of stages that
@@ -53,14 +55,16 @@ class Schedule:
         options: Mapping[str, Any],
         stage_options: Mapping[str, Mapping[str, Any]],
         max_parallel: int | None = None,
+        resources: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.bundle, self.output = bundle, output
-        self.options, self.stage_options = options, stage_options
+        self.options, self.stage_options, self.resources = options, stage_options, resources
         self.seconds: dict[str, float | None] = {}
         self._threads = torch.get_num_threads()
         on_cpu = str(options.get("device", "cpu")) == "cpu"
         self._max_parallel = max_parallel or (min(2, self._threads) if on_cpu else 1)
         self._digests: dict[str, str] = {}
+        self._done: set[str] = set()
         self._shown = _Shown()
 
     def run(self, stages: Sequence[Stage]) -> None:
@@ -72,10 +76,15 @@ class Schedule:
         Raises:
             InputError: if the images of a data set have changed since the cohort was prepared from them.
             RunStopped: if a stage failed; raised once the stages that run in parallel have finished.
+            ValueError: if a stage needs one that does not exist.
         """
-        waiting = [stage for stage in stages if not stage.idle_until]
-        idle = IdleStages([stage for stage in stages if stage.idle_until and self._max_parallel > 1])
-        stages = list(waiting)
+        resolved = resolve_stages(
+            self.bundle, self.output, stages, self.options, self.stage_options, self._digests, self.resources
+        )
+        self._digests |= {stage.name: stage.digest for stage in resolved}
+        counted = [stage for stage in resolved if not stage.idle_until]
+        waiting = list(counted)
+        idle = IdleStages([stage for stage in resolved if stage.idle_until and self._max_parallel > 1])
         running: list[StageRun] = []
         failure: Exception | None = None
         try:
@@ -84,7 +93,7 @@ class Schedule:
                     waiting.remove(stage)
                     idle.stop_for(stage.name)
                     try:
-                        if (run := self._start(stage, stages)) is not None:
+                        if (run := self._start(stage, counted)) is not None:
                             running.append(run)
                             self._shown.add(run)
                     except (InputError, RunStopped) as error:
@@ -93,8 +102,6 @@ class Schedule:
                     self._start_idle(idle, [stage.name for stage in waiting])
                 if running:
                     wait([run.sentinel for run in running], POLL if self._max_parallel > 1 else None)
-                elif waiting and failure is None:
-                    raise ValueError(f"the stage {waiting[0].name!r} needs one that does not exist: {waiting[0].needs}")
                 for run in [run for run in running if not run.is_alive()]:
                     running.remove(run)
                     try:
@@ -115,7 +122,7 @@ class Schedule:
         if failure is not None:
             raise failure
         # list run times in the order of the stages, not in the order in which they ended
-        self.seconds |= {stage.name: self.seconds.pop(stage.name) for stage in stages}
+        self.seconds |= {stage.name: self.seconds.pop(stage.name) for stage in counted}
 
     def _stop(self, running: Sequence[StageRun]) -> None:
         for run in running:
@@ -131,30 +138,29 @@ class Schedule:
         finally:
             self._shown.show()
 
-    def _ready(self, waiting: Sequence[Stage]) -> Stage | None:
-        return next((stage for stage in waiting if all(name in self._digests for name in stage.needs)), None)
+    def _ready(self, waiting: Sequence[ResolvedStage]) -> ResolvedStage | None:
+        return next((stage for stage in waiting if self._done.issuperset(stage.needs)), None)
 
-    def _start(self, stage: Stage, stages: Sequence[Stage]) -> StageRun | None:
-        before = [self._digests[name] for name in stage.needs]
-        run = StageRun(self.bundle, self.output, stage, self.options, self.stage_options, before)
+    def _start(self, stage: ResolvedStage, stages: Sequence[ResolvedStage]) -> StageRun | None:
+        run = StageRun(self.bundle, self.output, stage)
         if run.done():
             self._shown.note(f"{stage.name}: already done, {stage.result}")
-            self._digests[stage.name], self.seconds[stage.name] = run.digest, run.seconds
+            self._done.add(stage.name)
+            self.seconds[stage.name] = run.seconds
             return None
         parallel = self._max_parallel > 1
-        threads = self._threads if _alone(stage, stages) else max(1, self._threads // self._max_parallel)
+        threads = self._threads if can_only_run_alone(stage, stages) else max(1, self._threads // self._max_parallel)
         run.start(threads if parallel else None, to_log=parallel)
         if run.log is not None and self._shown.busy:
             self._shown.note(f"{stage.name}: started in parallel; its output is in {run.log}, and follows here")
         return run
 
     def _start_idle(self, idle: IdleStages, to_come: Sequence[str]) -> None:
-        while (stage := idle.next_stage(self._digests, to_come)) is not None:
-            before = [self._digests[name] for name in stage.needs]
-            run = StageRun(self.bundle, self.output, stage, self.options, self.stage_options, before)
+        while (stage := idle.next_stage(self._done, to_come)) is not None:
+            run = StageRun(self.bundle, self.output, stage)
             if run.done():
                 continue
-            run.start(max(1, self._threads // self._max_parallel), to_log=True)
+            run.start(max(1, self._threads // self._max_parallel), to_log=True, idle=True)
             self._shown.note(f"{stage.name}: started in idle time; its output is in {run.log}")
             idle.add(run)
 
@@ -162,7 +168,8 @@ class Schedule:
         run.end()
         if not self._shown.shows(run):
             self._shown.note(f"{run.stage.name}: finished in parallel after {run.seconds:.0f} s")
-        self._digests[run.stage.name], self.seconds[run.stage.name] = run.digest, run.seconds
+        self._done.add(run.stage.name)
+        self.seconds[run.stage.name] = run.seconds
 
 
 class _Shown:
@@ -214,8 +221,8 @@ class _Shown:
             self._within_line = not text.endswith("\n")
 
 
-def _alone(stage: Stage, stages: Sequence[Stage]) -> bool:
-    """Return whether this stage can never run in parallel: every other stage depends on it, or it on them."""
+def can_only_run_alone(stage: ResolvedStage, stages: Sequence[ResolvedStage]) -> bool:
+    """Return whether a stage can never run in parallel: every other stage depends on it, or it on them."""
     needs = {other.name: set(other.needs) for other in stages}
     for _ in stages:
         needs = {name: own.union(*(needs.get(needed, set()) for needed in own)) for name, own in needs.items()}

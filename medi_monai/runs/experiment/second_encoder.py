@@ -13,7 +13,7 @@ from medi_monai.results import read_results
 from medi_monai.results.experiment import SecondEncoderResults
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
-from medi_monai.runs.experiment.stages import Stage
+from medi_monai.runs.experiment.resolved import Stage
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.optional import install_command
 

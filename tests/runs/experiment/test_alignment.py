@@ -12,7 +12,6 @@ pytest.importorskip("transformers")
 import medi_monai.runs.experiment.run as runner
 from medi_monai.results import typed, write_results
 from medi_monai.results.alignment import AlignmentMetrics
-from medi_monai.runs.experiment.alignment import alignment_experiment_run
 from medi_monai.runs.workflow import read_configs
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import write_json
@@ -31,7 +30,7 @@ def settings(**changed):
     """What the config hands over."""
     configs = BUNDLE / "configs"
     parser = ConfigParser(read_configs([configs / "experiment.json"], configs, {"output_dir": "out", **changed}))
-    names = ("options", "stage_options", "reference_dataset", "num_images", "num_candidates", "num_tunings")
+    names = ("experiment_def", "options", "stage_options")
     return dict(zip(names, map(parser.get_parsed_content, names)))
 
 
@@ -41,7 +40,7 @@ def experiment(tmp_path, monkeypatch):
     started = []
 
     class Schedule:
-        def __init__(self, bundle, output, options, stage_options, max_parallel):
+        def __init__(self, bundle, output, options, stage_options, max_parallel, resources):
             self.bundle, self.options, self.stage_options, self.seconds = bundle, options, stage_options, {}
 
         def run(self, stages):
@@ -71,10 +70,8 @@ def experiment(tmp_path, monkeypatch):
 
     def run(alternatives=True, **changed):
         started.clear()
-        given = settings(**changed)
-        args = given["options"], given["stage_options"], given["reference_dataset"], given["num_images"]
-        more = alternatives, given["num_candidates"], None, given["num_tunings"]
-        alignment_experiment_run(BUNDLE, tmp_path, *args, *more)
+        given = settings(alternatives=alternatives, **changed)
+        runner.run_experiment(given["experiment_def"], BUNDLE, tmp_path, given["options"], given["stage_options"])
         return {stage.name: {**own, **stage.options} for stage, own in started}
 
     run.why_none, run.started, run.captions = None, started, ["a brain of a woman", "a brain of a man"]
@@ -227,9 +224,9 @@ def test_prompts_that_cannot_be_are_refused_early(experiment, prompts, message, 
 def test_wrong_prompts_from_python_are_refused_before_any_work(tmp_path, prompts, message):
     # the declaration of the setting checks only what configs and options give
     given = settings()
-    args = {**given["options"], "prompts": prompts}, given["stage_options"], None, given["num_images"]
+    args = {**given["options"], "prompts": prompts}, given["stage_options"]
     with pytest.raises(InputError, match=message):
-        alignment_experiment_run(BUNDLE, tmp_path / "new", *args)
+        runner.run_experiment(given["experiment_def"], BUNDLE, tmp_path / "new", *args)
     assert not list(tmp_path.glob("new/*"))
 
 
@@ -262,6 +259,6 @@ def test_where_captions_do_not_name_the_subgroup_the_experiment_goes_without_suc
 
 
 def test_own_images_are_not_compared_with_the_demo():
-    assert settings()["reference_dataset"] == "demo_balanced"
-    assert settings(dataset_dir="mine")["reference_dataset"] is None
-    assert settings(dataset_dir="mine", reference_dataset="theirs")["reference_dataset"] == "theirs"
+    assert settings()["experiment_def"].reference_dir == "demo_balanced"
+    assert settings(dataset_dir="mine")["experiment_def"].reference_dir is None
+    assert settings(dataset_dir="mine", reference_dataset="theirs")["experiment_def"].reference_dir == "theirs"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medi_monai.runs.experiment.idle import IdleStages
-from medi_monai.runs.experiment.stages import Stage
+from medi_monai.runs.experiment.resolved import Stage
 from medi_monai.utils.errors import RunStopped
 
 

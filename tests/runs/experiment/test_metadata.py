@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from medi_monai.runs.experiment.metadata import ARMS, CONTROL, metadata_experiment_run, metadata_stages
+from medi_monai.runs.experiment.metadata import ARMS, CONTROL, MetadataExperiment, metadata_stages
+from medi_monai.runs.experiment.run import run_experiment
 from medi_monai.utils.errors import InputError
 
 BUNDLE = Path(__file__).parents[3] / "bundles" / "pathology_medi_diffusion"
@@ -72,5 +73,5 @@ def test_the_control_is_trained_on_permuted_metadata_and_otherwise_as_the_main_a
 )
 def test_what_the_last_stages_would_refuse_is_refused_before_the_first(tmp_path, changed, sampling, message):
     with pytest.raises(InputError, match=message):
-        metadata_experiment_run(BUNDLE, tmp_path / "output", {**LATE, **changed}, sampling)
+        run_experiment(MetadataExperiment(), BUNDLE, tmp_path / "output", {**LATE, **changed}, sampling)
     assert not (tmp_path / "output").exists()

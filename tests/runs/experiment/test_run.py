@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from medi_monai.runs.experiment.resolved import Stage
 from medi_monai.runs.experiment.run import Outcome, run_experiment
-from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json
 

@@ -12,8 +12,8 @@ import time
 import pytest
 import torch
 
+from medi_monai.runs.experiment.resolved import Stage
 from medi_monai.runs.experiment.schedule import Schedule
-from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import RunStopped
 from medi_monai.utils.files import read_json
 
@@ -177,7 +177,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from medi_monai.runs.experiment.schedule import Schedule
-from medi_monai.runs.experiment.stages import Stage
+from medi_monai.runs.experiment.resolved import Stage
 from medi_monai.utils.errors import report_user_errors
 report_user_errors()
 bundle, output, stages = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])

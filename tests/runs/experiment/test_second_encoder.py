@@ -6,13 +6,13 @@ import pytest
 
 from medi_monai.networks.encoders import EfficientNetEncoder, build_encoder
 from medi_monai.runs.experiment.metadata import MetadataExperiment, metadata_stages
+from medi_monai.runs.experiment.resolved import resolve_stages
 from medi_monai.runs.experiment.second_encoder import (
     SecondEncoder,
     choose_second_encoder,
     embedding_stages,
     second_stages,
 )
-from medi_monai.runs.experiment.stages import StageRun
 from medi_monai.utils.errors import InputError
 
 BUNDLE = Path(__file__).parents[3] / "bundles" / "pathology_medi_diffusion"
@@ -75,13 +75,13 @@ def test_the_stages_with_the_first_encoder_do_not_depend_on_the_second(tmp_path)
     given = {"encoder": "embedded", "num_repeats": 12}
 
     def digests(**more):
-        return [StageRun(BUNDLE, tmp_path, stage, {**given, **more}, {}).digest for stage in stages]
+        return [stage.digest for stage in resolve_stages(BUNDLE, tmp_path, stages, {**given, **more}, {})]
 
     assert digests() == digests(second_encoder="uni", second_repeats=3, second_sweep_repeats=0)
-    (evaluation, probing) = second_stages(stages, SECOND, OPTIONS)
-    run = StageRun(BUNDLE, tmp_path, probing, given, {})
-    assert run._settings["encoder"] == SECOND.spec and run._settings["num_repeats"] == 5
-    assert "pixel_figures" in StageRun(BUNDLE, tmp_path, evaluation, given, {})._settings
+    repeated = second_stages(stages, SECOND, OPTIONS)
+    evaluation, probing = resolve_stages(BUNDLE, tmp_path, [*stages, *repeated], given, {})[-2:]
+    assert probing.settings["encoder"] == SECOND.spec and probing.settings["num_repeats"] == 5
+    assert "pixel_figures" in evaluation.settings
 
 
 def test_the_real_images_are_embedded_in_idle_time_until_evaluation_begins(tmp_path):
@@ -94,7 +94,7 @@ def test_the_real_images_are_embedded_in_idle_time_until_evaluation_begins(tmp_p
     assert second.result == tmp_path / "embedding_efficientnet_lite0" / "summary.json"
     assert [stage.name for stage in embedding_stages(stages, SecondEncoder(None), tmp_path)] == ["embedding"]
     given = {"baselines": ["stain_normalized"], "normalization": "reinhard", "num_repeats": 3}
-    settings = StageRun(BUNDLE, tmp_path, second, given, {})._settings
+    settings = resolve_stages(BUNDLE, tmp_path, [*stages, second], given, {})[-1].settings
     assert settings["normalization"] == "reinhard" and "num_repeats" not in settings
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import medi_monai.runs.experiment.stages as stages
 from medi_monai.runs.experiment.metadata import metadata_stages
+from medi_monai.runs.experiment.resolved import resolve_stages
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import read_json
 
@@ -41,7 +42,7 @@ def prepared(tmp_path, data, monkeypatch):
     }  # fmt: skip
     stage = metadata_stages(output, 1.0)[0]
 
-    def start(arguments, threads, log, idle):
+    def start(arguments, threads, log, idle, processes):
         started.append(arguments)
         if not code.value:
             stage.result.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,8 @@ def prepared(tmp_path, data, monkeypatch):
     monkeypatch.setattr(stages, "start_bundle", start)
 
     def prepare(**changed):
-        run = stages.StageRun(BUNDLE, output, stage, {**options, **changed}, {})
+        (resolved,) = resolve_stages(BUNDLE, output, [stage], {**options, **changed}, {})
+        run = stages.StageRun(BUNDLE, output, resolved)
         if not run.done():
             run.start()
             run.end()
