@@ -52,6 +52,7 @@ EXTRAS = {
     "itk": ["itk"],  # MetaImage and NRRD
     "excel": ["openpyxl"],
     "features": ["h5py"],  # features that TRIDENT and CLAM wrote
+    "workflow": ["snakemake>=9"],  # experiments as jobs
     "test": [
         "pytest",
         "pytest-xdist",
@@ -73,7 +74,8 @@ EXTRAS = {
     ],
     "lint": ["ruff", "mypy"],
 }
-EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
+# not Snakemake: two packages that it needs have no wheels (connection_pool, and immutables on Python 3.14)
+EXTRAS["all"] = sorted({package for extra in EXTRAS if extra != "workflow" for package in EXTRAS[extra]})
 
 
 #: files of a trained model that comes with a bundle; runs write others next to them

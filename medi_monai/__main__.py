@@ -1,4 +1,4 @@
-"""The command ``medi-monai``, also ``python -m medi_monai``: ``init``, ``bundles``, ``pack`` and ``doctor``.
+"""The command ``medi-monai``, also ``python -m medi_monai``: ``init``, ``bundles``, ``pack``, ``workflow``, …
 
 A command imports what it needs once it is given, so that ``--help`` answers at once.
 """
@@ -6,6 +6,8 @@ A command imports what it needs once it is given, so that ``--help`` answers at 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
 
 from medi_monai.utils.errors import report_user_errors
@@ -49,6 +51,29 @@ def main(arguments: list[str] | None = None) -> None:
     pack.add_argument("--weights_url", help="leave the weights out, and name their address in large_files.yml")
     pack.add_argument("--hub", help="also upload to this repository, owner/name, on the Hugging Face hub")
     commands.add_parser(
+        "workflow",
+        help="print the Snakefile of experiments, for Snakemake",
+        description="Prints the path of the Snakefile that runs the stages of an experiment as jobs: "
+        "snakemake --snakefile $(medi-monai workflow) --configfile my.yaml --cores 2",
+    )
+    stages = commands.add_parser(
+        "stages",
+        help="list the stages of an experiment for another scheduler of jobs",
+        description="Writes stages/workflow.json in the folder of the experiment: each stage with what it needs, its "
+        "command and its resources.",
+    )
+    stages.add_argument(
+        "config", help="options of the experiment, as YAML or JSON; - reads JSON from standard input", nargs="+"
+    )
+    stage = commands.add_parser(
+        "stage",
+        help="run one stage that `stages` has listed",
+        description="Runs one stage, unless it is done. The stage `experiment` writes the page; it runs all that is "
+        "left before.",
+    )
+    stage.add_argument("folder", help="folder of the experiment", type=Path)
+    stage.add_argument("name", help="name of the stage")
+    commands.add_parser(
         "doctor",
         help="see what is installed and what is missing",
         description="Shows versions, devices, readers of slides, encoders, disk space, and what each missing extra "
@@ -66,6 +91,22 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"Packed {archive}")
         if options.hub:
             print(f"Uploaded to {push_bundle(archive, options.hub)}")
+    elif options.command == "workflow":
+        from medi_monai.runs.shipped import shipped_dir
+        from medi_monai.utils.optional import require
+
+        require("snakemake", "to run experiments as jobs")
+        print(shipped_dir() / "configs" / "workflow" / "Snakefile")
+    elif options.command == "stages":
+        from medi_monai.runs.configs.files import read_config_file
+        from medi_monai.runs.experiment.listing import list_stages
+
+        given = [json.load(sys.stdin) if file == "-" else read_config_file(Path(file)) for file in options.config]
+        print(list_stages({name: value for config in given for name, value in config.items()}))
+    elif options.command == "stage":
+        from medi_monai.runs.experiment.listing import run_stage
+
+        run_stage(options.folder, options.name)
     elif options.command == "doctor":
         from medi_monai.runs.doctor import print_diagnosis
 

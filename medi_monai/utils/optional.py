@@ -31,6 +31,7 @@ EXTRAS = {
     "itk": "itk",
     "openpyxl": "excel",
     "h5py": "features",
+    "snakemake": "workflow",
 }
 
 #: what each extra gives, for ``medi-monai doctor``
@@ -44,6 +45,7 @@ GIVES = {
     "itk": "volumes in MetaImage and NRRD",
     "excel": "tables in Excel files",
     "features": "features in HDF5, as TRIDENT and CLAM write them",
+    "workflow": "experiments as jobs of Snakemake, on SLURM, Kubernetes or one machine",
 }
 
 

@@ -14,7 +14,7 @@ from medi_monai.runs.workflow import read_configs
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest
 
-__all__ = ["DEFAULT", "ResolvedStage", "Stage", "check_resources", "resolve_stages"]
+__all__ = ["DEFAULT", "ResolvedStage", "Stage", "check_resources", "check_stages_of", "resolve_stages"]
 
 #: key of the resources of all stages
 DEFAULT = "default"
@@ -177,23 +177,13 @@ def _resources_of(stage: Stage, resources: Mapping[str, Mapping[str, Any]]) -> d
     return merged
 
 
-def check_resources(resources: Mapping[str, Any], stages: Iterable[Stage | ResolvedStage], more: Iterable[str]) -> None:
-    """Check resources that the user gave.
-
-    Args:
-        resources: see :func:`resolve_stages`.
-        stages: stages of the experiment.
-        more: further names that are allowed.
+def check_resources(resources: Mapping[str, Any]) -> None:
+    """Check the values of resources that the user gave; see :func:`resolve_stages`.
 
     Raises:
-        InputError: for an unknown stage, a resource that is not a number or a text, or processes of a run that cannot
-            be divided among them.
+        InputError: for a resource that is not a number or a text.
     """
-    runs = {stage.name: stage.run_id for stage in stages}
-    known = dict.fromkeys([DEFAULT, *runs.values(), *runs, *more])
     for key, of_stage in resources.items():
-        if key not in known:
-            raise unknown_value("stage", key, known)
         if not isinstance(of_stage, Mapping):
             raise InputError(f"resources of {key!r} = {of_stage!r}: give names with values, such as {{threads: 4}}")
         for name, value in of_stage.items():
@@ -204,7 +194,25 @@ def check_resources(resources: Mapping[str, Any], stages: Iterable[Stage | Resol
                     "number or a text as its value"
                 )
             if name in ("threads", "processes") and not (whole and 1 <= value <= 1000):
-                raise InputError(f"{name} of {key!r} = {value!r}: it has to be a whole number of 1 or more")
+                raise InputError(f"{name} of {key!r} = {value!r}: it has to be a whole number from 1 to 1000")
+
+
+def check_stages_of(resources: Mapping[str, Mapping[str, Any]], stages: Iterable[ResolvedStage], last: str) -> None:
+    """Check the stages for which the user gave resources.
+
+    Args:
+        resources: see :func:`resolve_stages`.
+        stages: stages of the experiment.
+        last: name of the last job.
+
+    Raises:
+        InputError: for an unknown stage, or processes of a run that cannot be divided among them.
+    """
+    runs = {stage.name: stage.run_id for stage in stages}
+    known = dict.fromkeys([DEFAULT, *runs.values(), *runs, last])
+    for key, of_stage in resources.items():
+        if key not in known:
+            raise unknown_value("stage", key, known)
         if of_stage.get("processes", 1) > 1 and key != DEFAULT and runs.get(key, key) not in DIVIDED:
             raise InputError(
                 f"processes of {key!r} = {of_stage['processes']}: {runs.get(key, key)} runs in one process; torchrun "

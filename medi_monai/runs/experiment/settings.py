@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from medi_monai.cohort.settings import ReadingSettings
 from medi_monai.engines.sampling_settings import PlanSettings, SamplingSettings
+from medi_monai.runs.shipped import PATHOLOGY_BUNDLE
 from medi_monai.utils.settings import (
     Component,
     Count,
     Few,
     Flag,
+    MappingOf,
     Number,
     PathText,
     Rate,
@@ -25,6 +27,7 @@ __all__ = [
     "ExperimentReadingSettings",
     "ExperimentSamplingSettings",
     "ExperimentSettings",
+    "WorkflowSettings",
 ]
 
 
@@ -67,6 +70,15 @@ class ExperimentSettings(ParallelSettings):
         1, "`sweep_repeats` of the probing with the second encoder, whose only sweep is `correlation`"
     )
     second_c_values: Rates = setting([0.01, 0.1, 1.0], "`c_values` of evaluation and probing with the second encoder")
+
+
+class WorkflowSettings(Settings):
+    """Listing the stages of an experiment for a scheduler of jobs."""
+
+    bundle: PathText = setting(PATHOLOGY_BUNDLE, "name or folder of the bundle")
+    resources: MappingOf = setting(
+        {}, "what stages are given, such as `threads`, by name of a stage, id of a run, or `default`"
+    )
 
 
 class BrainExperimentSettings(ParallelSettings):
