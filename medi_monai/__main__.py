@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from medi_monai.utils.errors import report_user_errors
+from medi_monai.utils.errors import InputError, report_user_errors
 
 __all__ = ["main"]
 
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
         from medi_monai.runs.configs.files import read_config_file
         from medi_monai.runs.experiment.listing import list_stages
 
-        given = [json.load(sys.stdin) if file == "-" else read_config_file(Path(file)) for file in options.config]
+        given = [_read_standard_input() if file == "-" else read_config_file(Path(file)) for file in options.config]
         print(list_stages({name: value for config in given for name, value in config.items()}))
     elif options.command == "stage":
         from medi_monai.runs.experiment.listing import run_stage
@@ -116,6 +116,16 @@ def main(arguments: list[str] | None = None) -> None:
 
         copies = copy_shipped(Path(options.folder))
         print(f"Copied {', '.join(str(copy) for copy in copies)}")
+
+
+def _read_standard_input() -> dict:
+    try:
+        given = json.load(sys.stdin)
+    except ValueError as error:
+        raise InputError(f"standard input is not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise InputError("standard input has to be a mapping, from options to values")
+    return given
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from medi_monai.runs.experiment.schedule import can_only_run_alone
 from medi_monai.runs.experiment.settings import WorkflowSettings
 from medi_monai.runs.experiment.stages import StageRun
 from medi_monai.runs.shipped import find_bundle, shipped_dir
-from medi_monai.runs.workflow import read_configs
+from medi_monai.runs.workflow import read_configs, run_ids
 from medi_monai.utils.console import stop_like_ctrl_c
 from medi_monai.utils.errors import InputError, RunStopped, unknown_value
 from medi_monai.utils.files import read_json, write_json
@@ -83,7 +83,8 @@ def list_stages(config: Mapping[str, Any]) -> Path:
         recorded = {run.stage.name for run in runs if run.recorded}
         if not {stage.name for stage in stages if not stage.idle_until} <= recorded:
             break
-    check_stages_of(given.resources, stages, EXPERIMENT)
+    # also runs of stages that are not listed yet; one of them is EXPERIMENT
+    check_stages_of(given.resources, stages, run_ids(bundle / "configs"))
     jobs = _jobs(stages, output, given.resources, on_gpu=options["device"] != "cpu")
     content: dict[str, Any] = {
         "config": dict(config),

@@ -197,19 +197,21 @@ def check_resources(resources: Mapping[str, Any]) -> None:
                 raise InputError(f"{name} of {key!r} = {value!r}: it has to be a whole number from 1 to 1000")
 
 
-def check_stages_of(resources: Mapping[str, Mapping[str, Any]], stages: Iterable[ResolvedStage], last: str) -> None:
+def check_stages_of(
+    resources: Mapping[str, Mapping[str, Any]], stages: Iterable[ResolvedStage], more: Iterable[str]
+) -> None:
     """Check the stages for which the user gave resources.
 
     Args:
         resources: see :func:`resolve_stages`.
         stages: stages of the experiment.
-        last: name of the last job.
+        more: further names that are allowed, such as ids of runs.
 
     Raises:
         InputError: for an unknown stage, or processes of a run that cannot be divided among them.
     """
     runs = {stage.name: stage.run_id for stage in stages}
-    known = dict.fromkeys([DEFAULT, *runs.values(), *runs, last])
+    known = dict.fromkeys([DEFAULT, *runs, *more])
     for key, of_stage in resources.items():
         if key not in known:
             raise unknown_value("stage", key, known)

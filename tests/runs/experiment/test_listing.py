@@ -1,11 +1,13 @@
 """The list of stages for a scheduler of jobs: the stages of the experiment, in an order that works, each by itself."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 import medi_monai.runs.experiment.listing as listing
+from medi_monai.__main__ import main
 from medi_monai.runs.experiment.listing import EXPERIMENT, list_stages, run_stage
 from medi_monai.runs.experiment.metadata import metadata_stages
 from medi_monai.runs.experiment.resolved import Stage, resolve_stages
@@ -97,6 +99,14 @@ def test_what_the_experiment_or_a_scheduler_would_refuse_is_refused_before_any_s
         list_stages({**config, **changed})
 
 
+def test_stages_that_depend_on_the_cohort_are_listed_once_it_is_prepared(tmp_path):
+    pytest.importorskip("transformers")
+    workflow = {"bundle": "brain_mri_fair_text_diffusion", "resources": {"classifying": {"threads": 2}}}
+    listed = read_json(list_stages({"output_dir": str(tmp_path / "output"), "workflow": workflow}))
+    # the last job does the rest
+    assert list(listed["stages"]) == listed[EXPERIMENT]["needs"] == ["preparing", "preparing the reference"]
+
+
 @pytest.fixture
 def listed(tmp_path):
     """A list of two stages, the second of which needs the first, of a bundle whose runs write one file."""
@@ -141,3 +151,9 @@ def test_unknown_stages_and_folders_without_a_list_are_refused(listed, tmp_path)
         run_stage(listed, "frist")
     with pytest.raises(InputError, match="no list of stages in .*: write it with `medi-monai stages CONFIG`"):
         run_stage(tmp_path, "first")
+
+
+def test_without_snakemake_the_error_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "snakemake", None)
+    with pytest.raises(InputError, match=r'Remedy: pip install "medi_monai\[workflow\]"'):
+        main(["workflow"])
