@@ -1,6 +1,5 @@
 """The workflow of Snakemake: its jobs are the stages of the experiment, and its results those of ``run experiment``."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -81,9 +80,8 @@ def test_the_results_are_those_of_the_run_and_each_resumes_the_other(snakemake, 
     assert (mine / "report.html").is_file() and read_json(mine / "summary.json")["run"] == "experiment"
     # nothing is left
     assert "Nothing to be done" in snakemake()
-    options = {name: json.dumps(value) if isinstance(value, list) else value for name, value in TINY.items()}
     other = folder / "other"
-    bundle.must_run("experiment", "experiment.json", output_dir=other, max_parallel_stages=1, **options)
+    bundle.must_run("experiment", "experiment.json", output_dir=other, max_parallel_stages=1, **TINY)
     for name in ("evaluation/metrics.json", "probing/probe.json"):
         assert figures(read_json(mine / name)) == figures(read_json(other / name))
     for record in (mine / "stages").glob("*.done"):
@@ -91,7 +89,7 @@ def test_the_results_are_those_of_the_run_and_each_resumes_the_other(snakemake, 
             name = f"stages/{record.stem}.json"
             assert read_json(mine / name)["digest"] == read_json(other / name)["digest"], name
     # the run finds all of it done, and other options make only what depends on them again
-    again = bundle.must_run("experiment", "experiment.json", output_dir=mine, max_parallel_stages=1, **options)
+    again = bundle.must_run("experiment", "experiment.json", output_dir=mine, max_parallel_stages=1, **TINY)
     assert again.count("already done") == len(STAGES) - 2
     jobs = jobs_of(snakemake("--dry-run", "--config", "num_repeats=3"))
     assert "probing" in jobs and "evaluation" not in jobs and "training_medi" not in jobs
