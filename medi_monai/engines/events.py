@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from ignite.engine import Engine
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
@@ -50,6 +51,9 @@ class EventWriter:
     def add_image(self, tag: str, image: np.ndarray, step: int, dataformats: str = "HWC") -> None:
         """Add a uint8 image, with its axes in the order of ``dataformats``."""
         self._add(lambda: summary.image(tag, image, dataformats=dataformats), step)
+
+    def follow(self, engine: Engine) -> None:
+        """Do nothing; writers that also send to a tracking server begin and finish their record with the engine."""
 
     def flush(self) -> None:
         """Do nothing, because all events are already written; for compatibility with TensorBoard's writer."""

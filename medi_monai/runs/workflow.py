@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import logging
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle.config_parser import ConfigParser
-from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
+from medi_monai.report.version import code_version
 from medi_monai.runs.configs.checks import check_references
 from medi_monai.runs.configs.files import as_files, configs_of, expanded, read_config_file
 from medi_monai.runs.configs.merging import (
@@ -36,6 +35,7 @@ from medi_monai.runs.configs.merging import (
 )
 from medi_monai.runs.configs.read_only import own_root, redirected
 from medi_monai.runs.configs.replaced import replaced_values
+from medi_monai.runs.configs.tracking import check_tracking, track
 from medi_monai.runs.configs.typed import read_typed
 from medi_monai.runs.settings import GROUPS, BundleSettings
 from medi_monai.utils.console import keep_console, stop_like_ctrl_c
@@ -91,7 +91,8 @@ def begin(workflow: Any, plain: Callable[..., None], options: dict[str, Any]) ->
     _check_run_id(own.get("run_id") or "run", config, folder, files)
     _check_other_ids(own, config)
     _check_metadata(own.get("meta_file"))
-    settings = _tracking(tracking)
+    run_id = own.get("run_id") or _run_of(config) or "run"
+    settings = check_tracking(tracking, config, run_id)
     users_root = own_root(root, root.resolve().name)
     if users_root is not None:
         print(f"the bundle in {root.resolve()} cannot be written: models and output are in {users_root}", flush=True)
@@ -101,8 +102,7 @@ def begin(workflow: Any, plain: Callable[..., None], options: dict[str, Any]) ->
         meta = workflow.parser.get(ConfigParser.meta_key)
         workflow.parser.set({ConfigParser.meta_key: meta, **config})
         workflow.parser.resolve_macro_and_relative_ids()
-    if settings is not None:
-        workflow.patch_bundle_tracking(parser=workflow.parser, settings=settings)
+    track(workflow, settings, run_id, root.resolve().name, code_version())
 
 
 def checked_options(entry: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,17 +300,3 @@ def _check_run_id(run_id: str, config: Mapping[str, Any], folder: Path, files: l
             "config file"
         )
     raise unknown_value("run id", run_id, runs, f"{files[0]} has the run {here!r}.")
-
-
-def _tracking(tracking: Any) -> Any:
-    if tracking is None:
-        return None
-    if isinstance(tracking, str) and tracking in DEFAULT_EXP_MGMT_SETTINGS:
-        if importlib.util.find_spec(tracking) is None:
-            raise InputError(
-                f'--tracking {tracking} needs the package {tracking}: pip install "medi_monai[{tracking}]"'
-            )
-        return DEFAULT_EXP_MGMT_SETTINGS[tracking]
-    if isinstance(tracking, dict):
-        return tracking
-    return read_config_file(Path(str(tracking)))

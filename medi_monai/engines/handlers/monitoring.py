@@ -100,6 +100,7 @@ class ScalarHandler:
 
     def attach(self, engine: Engine) -> None:
         """Collect loss and gradient norm in every step."""
+        self.writer.follow(engine)
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
 
