@@ -1,13 +1,14 @@
 # make demo   the whole story on the demo cohort, in its own virtual environment
 # make test   all tests but the slow experiments
 # make lint   ruff and mypy on the package
+# make docs   the documentation site, in build/site
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SETUP := setup.py constraints.txt constraints-cucim.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -W ignore -m medi_monai.demo
@@ -19,6 +20,10 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check medi_monai tests setup.py
 	$(BIN)/ruff format --check medi_monai tests setup.py
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "docs: done. Results: build/site/index.html"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +39,10 @@ $(VENV)/.test: $(SETUP) | $(BIN)/python
 
 $(VENV)/.lint: $(SETUP) | $(BIN)/python
 	$(PIP) -e ".[lint]"
+	touch $@
+
+$(VENV)/.docs: $(SETUP) | $(BIN)/python
+	$(PIP) -e ".[docs]"
 	touch $@
 
 clean:

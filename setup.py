@@ -73,6 +73,7 @@ EXTRAS = {
         "uv",
     ],
     "lint": ["ruff", "mypy"],
+    "docs": ["mkdocs<2", "mkdocs-material", "mkdocstrings[python]"],
 }
 # not Snakemake: two packages that it needs have no wheels (connection_pool, and immutables on Python 3.14)
 EXTRAS["all"] = sorted({package for extra in EXTRAS if extra != "workflow" for package in EXTRAS[extra]})

@@ -26,7 +26,8 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
         schema: label and attributes.
         conditioning: mode of :class:`MetadataConditioner`.
         spatial_dims: 2 for images.
-        in_channels, out_channels: equal numbers of channels of images or latents.
+        in_channels: number of channels of images or latents.
+        out_channels: the same number.
         num_res_blocks: number of residual blocks per level, or one number per level.
         channels: channels of each level, multiples of ``norm_num_groups``; the resolution is halved from one level to
             the next.

@@ -98,7 +98,8 @@ class SlideReader(ABC):
         """Read a region.
 
         Args:
-            x, y: upper left corner in level 0 pixels.
+            x: left edge in level 0 pixels.
+            y: upper edge in level 0 pixels.
             field: real-valued (width, height) of the field of view in level 0 pixels.
             size: (width, height) of the result in pixels.
 
