@@ -117,7 +117,7 @@ MISTAKES = [
     (run("training", TRAIN, "--max_steps", "few"), "max_steps = 'few': it has to be a whole number"),
     (run("training", TRAIN, "--tracking", "mlflow"), 'pip install "medi_monai[mlflow]"'),
     (run("training", TRAIN, "--dataset_dir", "$NO_SUCH_VARIABLE/data"), "$NO_SUCH_VARIABLE is not set"),
-    ([*EXPORT, "--config_file", INFERENCE], "there is no checkpoint"),
+    ([*EXPORT, "--config_file", INFERENCE, "--ckpt_dir", "gone"], "there is no checkpoint"),
     ([*EXPORT, "--config_file", INFERENCE, "--ckpt_file", "gone.pt"], "there is no checkpoint gone.pt"),
     (EXPORT, "inference.json"),
     ([*EXPORT, "--config_file", INFERENCE, "--num_step", "3"], "did you mean '--num_steps'"),
