@@ -100,6 +100,8 @@ def test_templates_of_captions_arrive_as_they_were_written(forks, tmp_path):
 
 INFERENCE = PATHOLOGY / "configs" / "inference.json"
 EXPORT = ["ckpt_export", "network_def", "--bundle_root", PATHOLOGY, "--filepath", "x.ts"]
+#: this bundle comes without a model
+EXPORT_BRAIN = ["ckpt_export", "network_def", "--bundle_root", BRAIN, "--filepath", "x.ts"]
 #: a command line, and what its one line has to say
 MISTAKES = [
     (run("training", "gone.json"), "there is no config file gone.json"),
@@ -117,7 +119,7 @@ MISTAKES = [
     (run("training", TRAIN, "--max_steps", "few"), "max_steps = 'few': it has to be a whole number"),
     (run("training", TRAIN, "--tracking", "mlflow"), 'pip install "medi_monai[mlflow]"'),
     (run("training", TRAIN, "--dataset_dir", "$NO_SUCH_VARIABLE/data"), "$NO_SUCH_VARIABLE is not set"),
-    ([*EXPORT, "--config_file", INFERENCE, "--ckpt_dir", "gone"], "there is no checkpoint"),
+    ([*EXPORT_BRAIN, "--config_file", BRAIN / "configs" / "inference.json"], "there is no checkpoint"),
     ([*EXPORT, "--config_file", INFERENCE, "--ckpt_file", "gone.pt"], "there is no checkpoint gone.pt"),
     (EXPORT, "inference.json"),
     ([*EXPORT, "--config_file", INFERENCE, "--num_step", "3"], "did you mean '--num_steps'"),
