@@ -100,7 +100,8 @@ class ScalarHandler:
 
     def attach(self, engine: Engine) -> None:
         """Collect loss and gradient norm in every step."""
-        self.writer.follow(engine)
+        if isinstance(self.writer, EventWriter):  # not a writer of TensorBoard's own
+            self.writer.follow(engine)
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
 
