@@ -129,6 +129,7 @@ def test_the_tested_set_can_be_installed(declared, index, platform, python):
         assert (canonicalize_name(need.name) in versions) != on_linux_alone, need
     # asked for again, without the network: all of it has been read above
     versions = resolve(declared, "core", platform, python, "--offline")
+    versions |= resolve(declared, "docs", platform, python, "--offline")
     pinned = pins("constraints.txt")
     assert versions["torch"] == "2.13.0"
     assert [name for name in versions if name not in pinned and not OF_CUDA.match(name)] == []
